@@ -1,0 +1,304 @@
+"""The command line: options in, one call, a readable answer out.
+
+Nothing of the library is imported before the options are understood, so that ``--help`` is immediate.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .derive.errors import DeriveTripletError, UsageError
+from .derive.version import __version__
+
+if TYPE_CHECKING:
+    from .derive.regenerate import Drift, Request
+    from .derive.targets.base import Product
+    from .derive.verify.report import Report
+
+_EPILOG = """\b
+Examples:
+  derive-triplet --norm l2 --target cuda
+      the paper's loss on the Euclidean distance, as CUDA, in generated/cuda/
+  derive-triplet --loss hinge --margin 0.5 --norm all --target numpy -o src
+      both norms, with another default margin, in src/numpy/
+  derive-triplet --target numpy -o - > layer.py
+      to standard output
+  derive-triplet --check
+      does generated/ still hold what the tool generates? For CI.
+
+\b
+Exit status: 0 done, 1 verification failed or files drifted, 2 wrong usage.
+"""
+
+
+class _Failure(click.ClickException):
+    """An error of ours as click shows it: one line, and the exit status it deserves."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.exit_code = 2 if isinstance(error, UsageError | OSError) else 1  # type: ignore[misc]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.option("--norm", "norms", multiple=True, metavar="N", help="Distance, or 'all'. [default: l2]")
+@click.option("--loss", "losses", multiple=True, metavar="L", help="Loss, or 'all'. [default: softmax-mse]")
+@click.option("--target", "targets", multiple=True, metavar="T", help="What to generate, or 'all'. [default: numpy]")
+@click.option("-o", "--output", default="generated", metavar="DIR", show_default=True, help="Where to; '-' prints.")
+@click.option("--dtype", "dtypes", multiple=True, metavar="D", help="float32, float64 or 'all'. [default: all]")
+@click.option("--temperature", type=float, metavar="X", help="Default temperature of the softmax losses.")
+@click.option("--margin", type=float, metavar="X", help="Default margin of the hinge loss.")
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Verify thoroughly, or not at all; by default what takes about a second.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that the tool did not generate.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@click.option("--check", is_flag=True, help="Write nothing; fail if the files in DIR are not what would be written.")
+@click.option("--list", "as_list", is_flag=True, help="Show the norms, losses and targets.")
+@click.version_option(__version__, prog_name="derive-triplet")
+def main(
+    norms: tuple[str, ...],
+    losses: tuple[str, ...],
+    targets: tuple[str, ...],
+    output: str,
+    dtypes: tuple[str, ...],
+    temperature: float | None,
+    margin: float | None,
+    verify: bool | None,
+    force: bool,
+    as_json: bool,
+    check: bool,
+    as_list: bool,
+) -> None:
+    """Derive the gradients of a triplet loss, generate a layer from them, and verify it.
+
+    Each of --norm, --loss, --target and --dtype may be given several times; --list shows their values.
+    """
+    parameters = {
+        name: value for name, value in (("temperature", temperature), ("margin", margin)) if value is not None
+    }
+    try:
+        if as_list:
+            _list(as_json)
+        elif check:
+            if output == "-":
+                raise UsageError("--check compares files; give their folder with -o DIR")
+            _check(Path(output), norms, losses, targets, dtypes, parameters, as_json)
+        else:
+            requests = _requests(
+                norms or ("l2",), losses or ("softmax-mse",), targets or ("numpy",), dtypes, parameters
+            )
+            _generate(requests, output, verify, force, as_json)
+    except (DeriveTripletError, OSError) as error:
+        raise _Failure(error) from error
+
+
+# ---------------------------------------------------------------- what was asked for
+
+
+def _requests(
+    norms: tuple[str, ...],
+    losses: tuple[str, ...],
+    targets: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    parameters: Mapping[str, float],
+) -> list[Request]:
+    """Every combination of the names, each with the parameters that it has."""
+    from .derive.api import lookup, objective
+    from .derive.catalogue import DISTANCES, LOSSES
+    from .derive.regenerate import Request
+    from .derive.targets import registry
+    from .derive.targets.base import DTYPES, Settings
+
+    known = registry.targets()
+    chosen_dtypes = _names(dtypes or ("all",), dict.fromkeys(DTYPES), "dtype")
+    requests, used = [], set()
+    for target in _names(targets, known, "target"):
+        for loss in _names(losses, LOSSES, "loss"):
+            for norm in _names(norms, DISTANCES, "norm"):
+                own = {p.name: p for p in objective(norm, loss).parameters}
+                mine = {name: own[name].check(value) for name, value in parameters.items() if name in own}
+                used |= set(mine)
+                dtypes_in_order = tuple(dtype for dtype in DTYPES if dtype in chosen_dtypes)
+                requests.append(
+                    Request(norm, loss, lookup(known, target, "target").name, Settings(dtypes_in_order, mine))
+                )
+    for name in parameters:
+        if name not in used:
+            raise UsageError(f"--{name}: no chosen loss has a {name}")
+    return requests
+
+
+def _names(given: tuple[str, ...], known: Mapping[str, Any], kind: str) -> list[str]:
+    from .derive.api import lookup
+
+    if "all" in given:
+        return list(known)
+    for name in given:
+        lookup(known, name, kind)
+    return list(dict.fromkeys(given))
+
+
+def _products(requests: list[Request]) -> Iterator[Product]:
+    from .derive.api import differentiate, generate
+
+    for request in requests:
+        derivation = differentiate(request.norm, request.loss)
+        yield generate(
+            derivation, request.target, dtypes=request.settings.dtypes, parameters=request.settings.parameters
+        )
+
+
+# ---------------------------------------------------------------- generate
+
+
+def _generate(requests: list[Request], output: str, verify: bool | None, force: bool, as_json: bool) -> None:
+    from .derive.api import verify as verified
+    from .derive.regenerate import write
+    from .derive.text import describe
+
+    to_stdout, single = output == "-", len(requests) == 1
+    say = _silent if as_json else _to_stderr if to_stdout else click.echo
+    outcomes, described = [], set()
+    for product in _products(requests):
+        if product.objective not in described:
+            described.add(product.objective)
+            text = describe(product.derivation)
+            say(f"{text}\n" if single else text.splitlines()[0])
+        report = None if verify is False else verified(product, thorough=bool(verify))
+        status: dict[str, str] = {}
+        if report is None or report.passed:
+            status = {} if to_stdout else write(product, Path(output), force)
+            if to_stdout and not as_json:
+                click.echo("".join(file.text for file in product.files), nl=False)
+        _tell(say, product, report, status, output, single)
+        outcomes.append(_outcome(product, report, status, with_text=to_stdout))
+    failed = any(outcome["report"] and not outcome["report"]["passed"] for outcome in outcomes)
+    if as_json:
+        click.echo(json.dumps({"version": __version__, "ok": not failed, "products": outcomes}, indent=2))
+    if failed:
+        raise DeriveTripletError("verification failed; the files of what failed were not written")
+
+
+def _tell(
+    say: Any, product: Product, report: Report | None, status: Mapping[str, str], output: str, full: bool
+) -> None:
+    if report and (full or not report.passed):
+        say(str(report) + ("\n" if status else ""))
+    for path, what in status.items():
+        tail = "" if full else f"  {report.summary if report else 'not verified'}"
+        say(f"{what:9}  {Path(output) / path}{tail}")
+    if report is None and full:
+        say("not verified")
+
+
+def _outcome(product: Product, report: Report | None, status: Mapping[str, str], with_text: bool) -> dict[str, Any]:
+    from .derive.text import formulas
+
+    return {
+        "norm": product.objective.distance.name,
+        "loss": product.objective.loss.name,
+        "target": product.target,
+        "command": product.command,
+        "formulas": dict(formulas(product.derivation)),
+        "steps": len(product.derivation.steps),
+        "files": [
+            {
+                "path": file.path,
+                "status": status.get(file.path, "not written"),
+                **({"text": file.text} if with_text else {}),
+            }
+            for file in product.files
+        ],
+        "report": report.as_dict() if report else None,
+    }
+
+
+def _silent(text: str) -> None:
+    """For JSON, which is printed at the end."""
+
+
+def _to_stderr(text: str) -> None:
+    click.echo(text, err=True)
+
+
+# ---------------------------------------------------------------- check
+
+
+def _check(
+    root: Path,
+    norms: tuple[str, ...],
+    losses: tuple[str, ...],
+    targets: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    parameters: Mapping[str, float],
+    as_json: bool,
+) -> None:
+    from .derive import regenerate
+
+    selected = bool(norms or losses or targets)
+    if not selected and (dtypes or parameters):
+        raise UsageError("--check without --norm, --loss or --target takes all options from the manifest")
+    recorded = None if selected else regenerate.read_manifest(root)
+    everything = ("all",)
+    requests = recorded or _requests(
+        norms or everything, losses or everything, targets or everything, dtypes, parameters
+    )
+    complete = not selected or (norms, losses, targets) == (everything, everything, everything)
+    drift = regenerate.check(_products(list(requests)), root, complete)
+    if as_json:
+        entries = [{"path": d.path, "kind": d.kind, "mend": d.mend, "diff": d.diff} for d in drift]
+        click.echo(json.dumps({"version": __version__, "ok": not drift, "drift": entries}, indent=2))
+    else:
+        _tell_drift(drift, root, len(list(requests)))
+    if drift:
+        sys.exit(1)
+
+
+def _tell_drift(drift: list[Drift], root: Path, count: int) -> None:
+    for found in drift:
+        click.echo(found.diff, nl=False)
+    for found in drift:
+        click.echo(f"{found.kind}: {root / found.path}")
+    if drift:
+        click.echo("\nTo mend:")
+        for mend in dict.fromkeys(found.mend for found in drift):
+            click.echo(f"    {mend}")
+    else:
+        click.echo(f"{root}: all files of {count} products are as generated")
+
+
+# ---------------------------------------------------------------- list
+
+
+def _list(as_json: bool) -> None:
+    from .derive.catalogue import DISTANCES, LOSSES
+    from .derive.targets import registry
+
+    groups = {
+        "norms": {entry.name: entry.title for entry in DISTANCES.values()},
+        "losses": {
+            entry.name: entry.title + "".join(f"; --{p.name} [{p.default}]" for p in entry.parameters)
+            for entry in LOSSES.values()
+        },
+        "targets": {target.name: target.title for target in registry.targets().values()},
+    }
+    if as_json:
+        click.echo(json.dumps(groups, indent=2))
+        return
+    width = max(len(name) for group in groups.values() for name in group)
+    for at, (kind, group) in enumerate(groups.items()):
+        click.echo(("\n" if at else "") + f"{kind}:")
+        for name, title in group.items():
+            click.echo(f"  {name:<{width}}  {title}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The library in three calls: `differentiate`, `generate`, `verify`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import TypeVar
+
+from .catalogue import DISTANCES, LOSSES, Objective
+from .differentiate import Derivation
+from .differentiate import differentiate as _differentiate
+from .errors import UsageError
+from .kernel import RowKernel, lower
+from .targets.base import DTYPES, Product, Settings
+from .targets.registry import targets
+from .verify.report import Report
+
+Named = TypeVar("Named")
+
+
+def lookup(entries: Mapping[str, Named], name: str, kind: str) -> Named:
+    """The entry called `name`; raises `UsageError` with the closest known name otherwise."""
+    if name in entries:
+        return entries[name]
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), entries, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(entries)}"
+    raise UsageError(f"no {kind} is called {name!r}; {hint}")
+
+
+def objective(norm: str = "l2", loss: str = "softmax-mse") -> Objective:
+    """The objective of two names from the catalogue. Raises `UsageError` for an unknown one."""
+    return Objective(lookup(DISTANCES, norm, "norm"), lookup(LOSSES, loss, "loss"))
+
+
+@cache
+def _derived(of: Objective) -> tuple[Derivation, RowKernel]:
+    derivation = _differentiate(of)
+    return derivation, lower(derivation)
+
+
+def differentiate(norm: str | Objective = "l2", loss: str = "softmax-mse") -> Derivation:
+    """The checked derivation of a loss on a distance, given by their names or as an `Objective` of your own.
+
+    >>> differentiate("l2", "hinge").loss.value.result
+    positive_part(z)
+
+    Raises `UsageError` for an unknown name, and `StepError` if a step of the derivation is not an equality.
+    """
+    return _derived(norm if isinstance(norm, Objective) else objective(norm, loss))[0]
+
+
+def generate(
+    derivation: Derivation,
+    target: str = "numpy",
+    *,
+    dtypes: Iterable[str] = DTYPES,
+    parameters: Mapping[str, float] | None = None,
+) -> Product:
+    """The source of one target; nothing is written.
+
+    dtypes: the float types to generate for.
+    parameters: default values that differ from the catalogue's, such as ``{"temperature": 0.5}``.
+    Raises `UsageError` for an unknown target, dtype or parameter, and for a value outside its domain.
+    """
+    of = derivation.objective
+    known = {parameter.name: parameter for parameter in of.parameters}
+    for name in parameters or {}:
+        lookup(known, name, f"parameter of {of.loss.name} on {of.distance.name}")
+    chosen = tuple(dtype for dtype in DTYPES if dtype in set(dtypes))
+    for dtype in dtypes:
+        lookup(dict.fromkeys(DTYPES), dtype, "dtype")
+    if not chosen:
+        raise UsageError(f"no dtype was given; choose from {', '.join(DTYPES)}")
+    maker = lookup(targets(), target, "target")
+    settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()})
+    derived, kernel = _derived(of)
+    return maker.generate(derivation, kernel if derivation is derived else lower(derivation), settings)
+
+
+def verify(product: Product, *, thorough: bool = False) -> Report:
+    """Verification of a product's own text, as far as this machine can.
+
+    thorough: everything that can be checked here, such as every GPU architecture, instead of what takes a second.
+    """
+    return targets()[product.target].verify(product, thorough)

@@ -1,0 +1,174 @@
+"""The catalogue: what each distance, loss and parameter *is*, as the literature defines it.
+
+One entry is one mathematical definition in the language of `derive.expression`: a distance over the vectors ``x`` and
+``y``, a loss over the scalars ``d_pos`` and ``d_neg``. Nothing here knows how it is differentiated, made numerically
+stable or printed; add an entry, and every target, proof and check follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+from .errors import UsageError
+from .expression import Definition
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A real constant of a distance or loss; `domain` is 'positive' or 'nonnegative'."""
+
+    name: str
+    default: float
+    domain: str
+    meaning: str
+
+    def check(self, value: float) -> float:
+        """`value`, or a `UsageError` when it lies outside the domain."""
+        inside = math.isfinite(value) and (value > 0 if self.domain == "positive" else value >= 0)
+        if not inside:
+            raise UsageError(f"{self.name} must be a finite {self.domain} number, not {value}")
+        return value
+
+
+@dataclass(frozen=True)
+class Singularity:
+    """A set of points, the zeros of `locus`, at which the definition is not differentiable, and what we do there.
+
+    The convention is the same everywhere: the derivative is taken as 0 there.
+    """
+
+    locus: str
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    title: str
+    definition: str
+    reference: str
+    parameters: tuple[Parameter, ...] = ()
+    singularities: tuple[Singularity, ...] = ()
+
+    def parse(self, text: str) -> Definition:
+        """`text` as a formula over this entry's own variables and parameters."""
+        raise NotImplementedError
+
+    @cached_property
+    def formula(self) -> Definition:
+        """The parsed definition."""
+        return self.parse(self.definition)
+
+    def _parsed(self, text: str, scalars: tuple[str, ...], vectors: tuple[str, ...]) -> Definition:
+        try:
+            return Definition(text, (*scalars, *(p.name for p in self.parameters)), vectors)
+        except UsageError as error:
+            raise type(error)(f"{type(self).__name__.lower()} {self.name!r}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Distance(_Entry):
+    """d(x, y), a formula over the vectors x and y of any length."""
+
+    def parse(self, text: str) -> Definition:
+        return self._parsed(text, (), ("x", "y"))
+
+
+@dataclass(frozen=True)
+class Loss(_Entry):
+    """phi(d_pos, d_neg), a formula over the distances to the positive and to the negative."""
+
+    def parse(self, text: str) -> Definition:
+        return self._parsed(text, ("d_pos", "d_neg"), ())
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss on a distance: L(x, x_pos, x_neg) = phi(d(x, x_pos), d(x, x_neg))."""
+
+    distance: Distance
+    loss: Loss
+
+    @property
+    def stem(self) -> str:
+        """The name of generated files and symbols, such as ``triplet_softmax_mse_l2``."""
+        return f"triplet_{self.loss.name}_{self.distance.name}".replace("-", "_")
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (*self.distance.parameters, *self.loss.parameters)
+
+
+TEMPERATURE = Parameter("temperature", 1.0, "positive", "the distances are divided by it before the exponential")
+MARGIN = Parameter("margin", 0.2, "nonnegative", "by how much the negative must be farther than the positive")
+PARAMETERS = (TEMPERATURE, MARGIN)
+
+_HOFFER = "E. Hoffer, N. Ailon, Deep metric learning using triplet network, 2015, arXiv:1412.6622"
+_HERMANS = "A. Hermans, L. Beyer, B. Leibe, In defense of the triplet loss, 2017, arXiv:1703.07737"
+_SCHROFF = "F. Schroff, D. Kalenichenko, J. Philbin, FaceNet, CVPR 2015, arXiv:1503.03832"
+
+_DISTANCES = (
+    Distance(
+        name="l2",
+        title="Euclidean distance, not squared",
+        definition="sqrt(sum((x - y)**2))",
+        reference=_HOFFER,
+        singularities=(
+            Singularity(
+                locus="sum((x - y)**2)",
+                where="x = y",
+                why="the norm has a cone point: its subdifferential is the closed unit ball, "
+                "and 0 is its least-norm and only odd-symmetric element",
+            ),
+        ),
+    ),
+    Distance(
+        name="l2-squared",
+        title="squared Euclidean distance",
+        definition="sum((x - y)**2)",
+        reference=_SCHROFF,
+    ),
+)
+
+_LOSSES = (
+    Loss(
+        name="softmax-mse",
+        title="squared error of the softmax of the two distances against (0, 1)",
+        definition="""
+            s = exp(d_pos/temperature) / (exp(d_pos/temperature) + exp(d_neg/temperature))
+            q = exp(d_neg/temperature) / (exp(d_pos/temperature) + exp(d_neg/temperature))
+            s**2 + (q - 1)**2
+        """,
+        reference=_HOFFER,
+        parameters=(TEMPERATURE,),
+    ),
+    Loss(
+        name="softmax-nll",
+        title="negative log-likelihood of the softmax, the soft margin log(1 + exp(d_pos - d_neg))",
+        definition="-log(exp(d_neg/temperature) / (exp(d_pos/temperature) + exp(d_neg/temperature)))",
+        reference=_HERMANS,
+        parameters=(TEMPERATURE,),
+    ),
+    Loss(
+        name="hinge",
+        title="margin loss max(0, d_pos - d_neg + margin)",
+        definition="max(0, d_pos - d_neg + margin)",
+        reference=_SCHROFF,
+        parameters=(MARGIN,),
+        singularities=(
+            Singularity(
+                locus="d_pos - d_neg + margin",
+                where="d_pos - d_neg + margin = 0",
+                why="the positive part has a kink: its subdifferential is [0, 1], and 0 is its least element",
+            ),
+        ),
+    ),
+)
+
+DISTANCES: Mapping[str, Distance] = MappingProxyType({entry.name: entry for entry in _DISTANCES})
+LOSSES: Mapping[str, Loss] = MappingProxyType({entry.name: entry for entry in _LOSSES})

@@ -1,0 +1,115 @@
+"""The value of a SymPy expression at a concrete point, at any mpmath precision.
+
+Understands what derivations are made of: sums of symbolic length, indexed components, Kronecker deltas, derivatives
+(by central differences, so that the check of a differentiation does not differentiate), and the nodes of `functions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mpmath
+import sympy as sp
+
+from .functions import Node
+
+_DIFFERENCE_DIGITS = 30  # central differences with this step err by about its square
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where to evaluate: the dimension, vectors by name (components from 1), and scalars.
+
+    A symbol in `abbreviations` has no value of its own: it stands for its expression, evaluated at this point.
+    """
+
+    dimension: int
+    vectors: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    scalars: Mapping[sp.Symbol, Any] = field(default_factory=dict)
+    abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+
+    def bind(self, symbol: sp.Symbol, value: Any) -> Point:
+        """The same point with a scalar set."""
+        return replace(self, scalars={**self.scalars, symbol: value})
+
+    def shift(self, variable: sp.Expr, amount: Any) -> Point:
+        """The same point with `variable`, a symbol or a component such as x[k], moved by `amount`."""
+        if isinstance(variable, sp.Indexed):
+            name, at = str(variable.base.label), int(evaluate(variable.indices[0], self)) - 1
+            moved = [value + amount * (index == at) for index, value in enumerate(self.vectors[name])]
+            return replace(self, vectors={**self.vectors, name: moved})
+        return self.bind(variable, evaluate(variable, self) + amount)
+
+
+def evaluate(expr: sp.Expr, point: Point) -> Any:
+    """The value of `expr` at `point`, as an mpmath number at the current precision.
+
+    Raises `NotImplementedError` for a kind of expression it does not know.
+    """
+    for kind in type(expr).__mro__:
+        if rule := _RULES.get(kind):
+            return rule(expr, point)
+    raise NotImplementedError(f"cannot evaluate {type(expr).__name__}: {expr}")
+
+
+def _symbol(expr: sp.Symbol, point: Point) -> Any:
+    if expr in point.scalars:
+        return point.scalars[expr]
+    if expr in point.abbreviations:
+        return evaluate(point.abbreviations[expr], point)
+    if expr.name == "n":
+        return mpmath.mpf(point.dimension)
+    raise NotImplementedError(f"the point gives no value to {expr}")
+
+
+def _indexed(expr: sp.Indexed, point: Point) -> Any:
+    return point.vectors[str(expr.base.label)][int(evaluate(expr.indices[0], point)) - 1]
+
+
+def _power(expr: sp.Pow, point: Point) -> Any:
+    base = evaluate(expr.base, point)
+    if expr.exp is sp.S.Half:
+        return mpmath.sqrt(base)
+    return base ** (int(expr.exp) if expr.exp.is_Integer else evaluate(expr.exp, point))
+
+
+def _sum(expr: sp.Sum, point: Point) -> Any:
+    ((index, low, high),) = expr.limits
+    indices = range(int(evaluate(low, point)), int(evaluate(high, point)) + 1)
+    return mpmath.fsum(evaluate(expr.function, point.bind(index, mpmath.mpf(j))) for j in indices)
+
+
+def _derivative(expr: sp.Derivative, point: Point) -> Any:
+    ((variable, order),) = expr.variable_count
+    if order != 1:
+        raise NotImplementedError(f"only first derivatives are evaluated, not {expr}")
+    with mpmath.workdps(mpmath.mp.dps + 2 * _DIFFERENCE_DIGITS):
+        h = mpmath.mpf(10) ** -_DIFFERENCE_DIGITS
+        ahead, behind = (evaluate(expr.expr, point.shift(variable, sign * h)) for sign in (1, -1))
+        return (ahead - behind) / (2 * h)
+
+
+def _function(function: Callable[..., Any]) -> Callable[[sp.Expr, Point], Any]:
+    return lambda expr, point: function(*(evaluate(argument, point) for argument in expr.args))
+
+
+_RULES: dict[type, Callable[[Any, Point], Any]] = {
+    sp.Integer: lambda expr, point: mpmath.mpf(int(expr)),
+    sp.Rational: lambda expr, point: mpmath.mpf(int(expr.p)) / int(expr.q),
+    sp.Symbol: _symbol,
+    sp.Indexed: _indexed,
+    sp.Add: lambda expr, point: mpmath.fsum(evaluate(term, point) for term in expr.args),
+    sp.Mul: lambda expr, point: mpmath.fprod(evaluate(factor, point) for factor in expr.args),
+    sp.Pow: _power,
+    sp.Sum: _sum,
+    sp.Derivative: _derivative,
+    sp.KroneckerDelta: _function(lambda a, b: mpmath.mpf(a == b)),
+    sp.exp: _function(mpmath.exp),
+    sp.log: _function(mpmath.log),
+    sp.Abs: _function(abs),
+    sp.sign: _function(mpmath.sign),
+    sp.Max: _function(max),
+    Node: lambda expr, point: type(expr).evaluate(*(evaluate(argument, point) for argument in expr.args)),
+}

@@ -1,0 +1,182 @@
+"""Formulas as data: a small whitelisted language, parsed once and read by any algebra.
+
+A definition is text such as ``sqrt(sum((x - y)**2))``, optionally preceded by ``name = expression`` lines. It is
+parsed with Python's `ast` and never evaluated as Python. What it means is up to the `Algebra` that reads it: SymPy
+differentiates it, mpmath evaluates it at 50 digits, and neither sees what the other made of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .errors import DefinitionError
+
+MAX_LENGTH = 2000
+MAX_DEPTH = 40
+MAX_EXPONENT = 64
+REDUCTIONS = ("sum", "max")
+FUNCTIONS = ("exp", "log", "sqrt", "abs", "max")
+
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.Pow: lambda a, b: a**b,
+}
+
+
+@dataclass(frozen=True)
+class Algebra:
+    """What the words of a definition mean.
+
+    number: the value of a decimal literal, given as text so that 0.1 stays exact.
+    functions: the value of each function in `FUNCTIONS`.
+    reduce: ``reduce(kind, term)`` combines ``term(k)`` over all components k; kind is in `REDUCTIONS`.
+    """
+
+    number: Callable[[str], Any]
+    functions: Mapping[str, Callable[..., Any]]
+    reduce: Callable[[str, Callable[[Any], Any]], Any]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A parsed formula over named scalars and vectors.
+
+    Vectors stand for their k-th component and may appear only inside a one-argument ``sum(...)`` or ``max(...)``,
+    which runs over the components.
+
+    Raises `DefinitionError` for anything outside the language, naming the position and the reason.
+    """
+
+    text: str
+    scalars: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _Validator(self).check(self._tree)
+
+    @cached_property
+    def source(self) -> str:
+        """The text without its common indentation; positions in errors count from here."""
+        return inspect.cleandoc(self.text)
+
+    @cached_property
+    def _tree(self) -> ast.Module:
+        if len(self.text) > MAX_LENGTH:
+            raise DefinitionError(f"the formula has {len(self.text)} characters; at most {MAX_LENGTH} are allowed")
+        try:
+            return ast.parse(self.source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            where = f" at line {error.lineno}, column {error.offset}" if isinstance(error, SyntaxError) else ""
+            raise DefinitionError(f"not a formula{where}: {error.args[0] if error.args else error}") from None
+
+    def read(
+        self,
+        algebra: Algebra,
+        scalars: Mapping[str, Any],
+        vectors: Mapping[str, Callable[[Any], Any]] | None = None,
+        bind: Callable[[str, Any], Any] = lambda name, value: value,
+    ) -> Any:
+        """The value of the formula in `algebra`; a vector is given as a function from index to component.
+
+        ``bind(name, value)`` is what a name defined on a line of its own stands for in the lines after it.
+        """
+        names = dict(scalars)
+        *bindings, last = self._tree.body
+        for statement in bindings:
+            assert isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+            name = statement.targets[0].id
+            names[name] = bind(name, self._value(statement.value, algebra, names, vectors or {}))
+        assert isinstance(last, ast.Expr)
+        return self._value(last.value, algebra, names, vectors or {})
+
+    def _value(self, node: ast.expr, algebra: Algebra, names: Mapping[str, Any], vectors: Mapping[str, Any]) -> Any:
+        def value(child: ast.expr) -> Any:
+            return self._value(child, algebra, names, vectors)
+
+        match node:
+            case ast.Constant():
+                return algebra.number(ast.get_source_segment(self.source, node) or str(node.value))
+            case ast.Name(id=name):
+                return names[name]
+            case ast.UnaryOp(operand=operand):
+                return -value(operand)
+            case ast.BinOp(left=left, op=op, right=right):
+                return _OPERATORS[type(op)](value(left), value(right))
+            case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
+                return algebra.reduce(
+                    kind,
+                    lambda k: self._value(term, algebra, {**names, **{v: f(k) for v, f in vectors.items()}}, vectors),
+                )
+            case ast.Call(func=ast.Name(id=name), args=args):
+                return algebra.functions[name](*map(value, args))
+        raise AssertionError(f"validated node {ast.dump(node)}")
+
+
+class _Validator:
+    """Accepts exactly the language; everything else is refused by position."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.known = set(definition.scalars)
+        self.vectors = set(definition.vectors)
+
+    def check(self, tree: ast.Module) -> None:
+        if not tree.body or not isinstance(tree.body[-1], ast.Expr):
+            raise DefinitionError("the formula has no value: its last line must be an expression")
+        for statement in tree.body[:-1]:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    if name in self.known | self.vectors | {*FUNCTIONS, *REDUCTIONS}:
+                        self._refuse(statement, f"{name!r} already has a meaning; choose another name")
+                    self._expression(value, depth=0, inside=False)
+                    self.known.add(name)
+                case _:
+                    self._refuse(statement, "only 'name = expression' may stand before the last line")
+        self._expression(tree.body[-1].value, depth=0, inside=False)
+
+    def _expression(self, node: ast.expr, depth: int, inside: bool) -> None:
+        if depth > MAX_DEPTH:
+            self._refuse(node, f"nested deeper than {MAX_DEPTH}")
+        children: list[ast.expr] = []
+        match node:
+            case ast.Constant(value=bool() | complex() | str() | bytes() | None):
+                self._refuse(node, "only numbers are constants")
+            case ast.Constant(value=int() | float()):
+                pass
+            case ast.Name(id=name) if name in self.vectors:
+                if not inside:
+                    self._refuse(node, f"the vector {name!r} may only appear inside sum(...) or max(...)")
+            case ast.Name(id=name):
+                if name not in self.known:
+                    self._refuse(node, f"unknown name {name!r}; known: {', '.join(sorted(self.known | self.vectors))}")
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                children = [operand]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                if isinstance(op, ast.Pow) and isinstance(right, ast.Constant) and abs(right.value) > MAX_EXPONENT:  # type: ignore[arg-type]
+                    self._refuse(right, f"exponents go up to {MAX_EXPONENT}")
+                children = [left, right]
+            case ast.Call(func=ast.Name(id=kind), args=[term], keywords=[]) if kind in REDUCTIONS:
+                self._expression(term, depth + 1, inside=True)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
+                wanted = 2 if name == "max" else 1
+                if len(args) != wanted:
+                    self._refuse(node, f"{name} takes {wanted} argument{'s' * (wanted > 1)}, not {len(args)}")
+                children = args
+            case ast.Call(func=ast.Name(id=name)):
+                known = ", ".join(sorted({*FUNCTIONS, *REDUCTIONS}))
+                self._refuse(node, f"{name!r} is not one of the functions {known}")
+            case _:
+                self._refuse(node, f"{type(node).__name__} is not part of the formula language")
+        for child in children:
+            self._expression(child, depth + 1, inside)
+
+    @staticmethod
+    def _refuse(node: ast.AST, reason: str) -> None:
+        raise DefinitionError(f"line {node.lineno}, column {node.col_offset + 1}: {reason}")  # type: ignore[attr-defined]

@@ -1,0 +1,54 @@
+"""The definitions of the catalogue, evaluated as they are written, at any mpmath precision.
+
+Nothing here has seen a derivative or a stable form: at the precision used, the naive formula is the accurate one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import mpmath
+
+from .catalogue import Distance, Loss, Objective
+from .expression import Algebra
+
+
+def _algebra(dimension: int) -> Algebra:
+    def reduce(kind: str, term: Callable[[int], Any]) -> Any:
+        terms = [term(k) for k in range(dimension)]
+        return mpmath.fsum(terms) if kind == "sum" else max(terms)
+
+    return Algebra(
+        number=mpmath.mpf,
+        functions={"exp": mpmath.exp, "log": mpmath.log, "sqrt": mpmath.sqrt, "abs": abs, "max": max},
+        reduce=reduce,
+    )
+
+
+def _own(entry: Distance | Loss, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {p.name: mpmath.mpf(parameters.get(p.name, p.default)) for p in entry.parameters}
+
+
+def distance_value(distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+    """d(x, y) for two sequences of mpmath numbers."""
+    vectors = {"x": x.__getitem__, "y": y.__getitem__}
+    return distance.formula.read(_algebra(len(x)), _own(distance, parameters), vectors)
+
+
+def loss_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+    """phi(d_pos, d_neg) for two mpmath numbers."""
+    return loss.formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+
+
+def objective_value(
+    objective: Objective, x: Sequence[Any], x_pos: Sequence[Any], x_neg: Sequence[Any], parameters: Mapping[str, Any]
+) -> Any:
+    """L(x, x_pos, x_neg)."""
+    d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+    return loss_value(objective.loss, d_pos, d_neg, parameters)
+
+
+def locus_value(loss: Loss, locus: str, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+    """A loss's singular locus as a function of the two distances; its zeros are the singular points."""
+    return loss.parse(locus).read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})

@@ -1,0 +1,153 @@
+"""Printing expressions with infix operators: the one printer that text, Python and C-like languages share.
+
+SymPy's own code printers are not used, because they reorder and rewrite: `log1p(exp(-x)*exp(y))` is what they make of a
+stable form. This one prints what it is given, in an order that depends on nothing but the expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import sympy as sp
+
+    from .kernel import Assignment
+
+_ADD, _MUL, _UNARY, _POWER, _ATOM = range(5)
+
+
+class InfixPrinter:
+    """Prints sums, products, powers, calls and names; a language overrides what differs.
+
+    names: what a symbol is called, where that is not its own name.
+    functions: what a function is called, where that is not its own name.
+    """
+
+    times = " * "
+    over = " / "
+    functions: Mapping[str, str] = {}
+
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        self.names = names or {}
+
+    def __call__(self, expr: sp.Expr) -> str:
+        return self._print(expr)[0]
+
+    def at_least(self, expr: sp.Expr, precedence: int) -> str:
+        """`expr`, in parentheses unless it binds as tightly as `precedence`."""
+        text, binds = self._print(expr)
+        return text if binds >= precedence else f"({text})"
+
+    def assignments(self, assignments: Iterable[Assignment]) -> list[tuple[str, str]]:
+        """Name and printed value of each."""
+        return [(assignment.name, self(assignment.value)) for assignment in assignments]
+
+    def _print(self, expr: sp.Expr) -> tuple[str, int]:
+        for kind in type(expr).__mro__:
+            if rule := getattr(self, f"_print_{kind.__name__}", None):
+                return rule(expr)  # type: ignore[no-any-return]
+        raise NotImplementedError(f"{type(self).__name__} cannot print {type(expr).__name__}: {expr}")
+
+    # ------------------------------------------------------------ atoms
+
+    def _print_Symbol(self, expr: sp.Symbol) -> tuple[str, int]:
+        return self.names.get(expr.name, expr.name), _ATOM
+
+    def _print_Integer(self, expr: sp.Integer) -> tuple[str, int]:
+        return str(int(expr)), _ATOM if expr >= 0 else _UNARY
+
+    def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
+        return f"{self.integer(expr.p)}{self.over}{self.integer(expr.q)}", _MUL
+
+    def integer(self, value: int) -> str:
+        """An integer where it must not divide as integers do."""
+        return str(value)
+
+    # ------------------------------------------------------------ operators
+
+    def _print_Add(self, expr: sp.Add) -> tuple[str, int]:
+        # positive terms first, so that no sum begins with a minus sign that it need not have
+        terms = sorted((self._signed(term) for term in expr.as_ordered_terms()), key=lambda term: term[0])
+        (negative, text), *rest = terms
+        return ("-" * negative) + text + "".join(f" {'-' if minus else '+'} {term}" for minus, term in rest), _ADD
+
+    def _print_Mul(self, expr: sp.Mul) -> tuple[str, int]:
+        negative, text = self._signed(expr)
+        return ("-" * negative) + text, _MUL
+
+    def _signed(self, term: sp.Expr) -> tuple[bool, str]:
+        """Whether a term of a sum is negative, and its absolute value printed to stand in a product or sum."""
+        if not term.is_Mul:
+            negative = bool(term.is_Rational and term < 0)
+            return negative, self.at_least(-term if negative else term, _MUL)
+        above, below, negative = [], [], False
+        for factor in _factors(term):
+            if factor.is_Rational:
+                negative ^= bool(factor < 0)
+                numerator, denominator = abs(factor).as_numer_denom()
+                above += [numerator] * (numerator != 1)
+                below += [denominator] * (denominator != 1)
+            elif factor.is_Pow and factor.exp.is_Rational and factor.exp < 0:
+                below.append(1 / factor)
+            else:
+                above.append(factor)
+        # numbers, then names and calls, then sums
+        above.sort(key=lambda factor: (not factor.is_number, factor.is_Add))
+        text = self.times.join(self.at_least(factor, _MUL) for factor in above) or self.integer(1)
+        if len(below) == 1:
+            text += f"{self.over}{self.at_least(below[0], _UNARY)}"
+        elif below:
+            text += f"{self.over}({self.times.join(self.at_least(factor, _MUL) for factor in below)})"
+        return negative, text
+
+    def _print_Pow(self, expr: sp.Pow) -> tuple[str, int]:
+        if expr.exp.is_Rational and expr.exp < 0:
+            return f"{self.integer(1)}{self.over}{self.at_least(1 / expr, _POWER)}", _MUL
+        if expr.exp.is_Rational and (expr.exp.p, expr.exp.q) == (1, 2):
+            return self.call("sqrt", expr.base), _ATOM
+        return self.power(expr.base, expr.exp)
+
+    def power(self, base: sp.Expr, exponent: sp.Expr) -> tuple[str, int]:
+        """`base` to a positive or symbolic power."""
+        if exponent.is_Integer and exponent <= 4:
+            return self.times.join([self.at_least(base, _UNARY)] * int(exponent)), _MUL
+        return self.call("pow", base, exponent), _ATOM
+
+    # ------------------------------------------------------------ calls
+
+    def call(self, name: str, *arguments: sp.Expr) -> str:
+        return f"{self.functions.get(name, name)}({', '.join(self(argument) for argument in arguments)})"
+
+    def _print_Function(self, expr: Any) -> tuple[str, int]:
+        return self.call(type(expr).__name__, *expr.args), _ATOM
+
+
+def _factors(expr: sp.Mul) -> list[sp.Expr]:
+    """The factors of a product in SymPy's canonical order, those of nested unevaluated products included."""
+    flat: list[sp.Expr] = []
+    for factor in expr.as_ordered_factors():
+        flat += _factors(factor) if factor.is_Mul else [factor]
+    return flat
+
+
+class TextPrinter(InfixPrinter):
+    """For people: ``4*q*s^2*(x[k] - x_pos[k])/(d_pos*temperature)``."""
+
+    times = "*"
+    over = "/"
+
+    def power(self, base: sp.Expr, exponent: sp.Expr) -> tuple[str, int]:
+        return f"{self.at_least(base, _ATOM)}^{self.at_least(exponent, _ATOM)}", _POWER
+
+    def _print_Indexed(self, expr: sp.Indexed) -> tuple[str, int]:
+        return f"{expr.base.label}[{self(expr.indices[0])}]", _ATOM
+
+    def _print_Sum(self, expr: sp.Sum) -> tuple[str, int]:
+        return f"sum_{expr.limits[0][0]}({self(expr.function)})", _ATOM
+
+    def _print_Derivative(self, expr: sp.Derivative) -> tuple[str, int]:
+        return f"d/d{self(expr.variables[0])}({self(expr.expr)})", _ATOM
+
+    def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> tuple[str, int]:
+        return self.call("delta", *expr.args), _ATOM

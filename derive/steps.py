@@ -1,0 +1,178 @@
+"""A step is an equality that was checked when it was made; a lemma is a chain of steps.
+
+There is no way to hold an unchecked step: the check is its construction, `dataclasses.replace` included.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import mpmath
+import sympy as sp
+from sympy.concrete.delta import deltasummation
+
+from . import symbols
+from .errors import StepError
+from .evaluate import Point, evaluate
+from .functions import expand_nodes
+
+DIGITS = 50
+DIMENSIONS = (1, 2, 5)
+_POINTS_PER_DIMENSION = 2
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the symbols of a chain of steps range over.
+
+    vectors: names of embeddings, which take any real components.
+    scalars: symbols that take any value their assumptions allow.
+    abbreviations: symbols that stand for an expression.
+    """
+
+    vectors: tuple[str, ...] = ()
+    scalars: tuple[sp.Symbol, ...] = ()
+    abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+
+    def points(self) -> Iterator[Point]:
+        """Random points of several dimensions; the same ones on every run."""
+        source = random.Random(0)
+
+        def number(symbol: sp.Symbol | None = None) -> mpmath.mpf:
+            value = mpmath.mpf(source.randrange(1, 10**DIGITS)) / 10**DIGITS
+            return value if symbol is not None and symbol.is_nonnegative else 3 * value - mpmath.mpf(3) / 2
+
+        for dimension in DIMENSIONS:
+            for _ in range(_POINTS_PER_DIMENSION):
+                yield Point(
+                    dimension,
+                    {name: tuple(number() for _ in range(dimension)) for name in self.vectors},
+                    {
+                        symbols.k: mpmath.mpf(source.randint(1, dimension)),
+                        **{symbol: number(symbol) for symbol in self.scalars},
+                    },
+                    self.abbreviations,
+                )
+
+    def spell_out(self, expr: sp.Expr) -> sp.Expr:
+        """`expr` with every abbreviation replaced by what it stands for."""
+        for _ in self.abbreviations:
+            expr = expr.xreplace(dict(self.abbreviations))
+        return expr
+
+
+@dataclass(frozen=True)
+class Step:
+    """``before = after`` by `rule`, because of `reason`.
+
+    Checked on construction: at 50 digits on random points of several dimensions, and by SymPy where it can decide
+    (`symbolic` says whether it could). Raises `StepError` naming the rule if it is not an equality.
+    """
+
+    rule: str
+    before: sp.Expr
+    after: sp.Expr
+    reason: str
+    setting: Setting = field(repr=False)
+    symbolic: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        with mpmath.workdps(DIGITS + 20):
+            for point in self.setting.points():
+                self._check_at(point)
+        object.__setattr__(self, "symbolic", is_zero(self.before - self.after, self.setting))
+
+    def _check_at(self, point: Point) -> None:
+        left, right = evaluate(self.before, point), evaluate(self.after, point)
+        scale = max(abs(left), abs(right), mpmath.mpf(10) ** -6)  # the points are of order 1, their values may cancel
+        if not abs(left - right) <= scale * mpmath.mpf(10) ** -DIGITS:
+            raise StepError(
+                f"step {self.rule!r} is wrong: {self.before} is not {self.after} "
+                f"(n = {point.dimension}: {mpmath.nstr(left, 10)} is not {mpmath.nstr(right, 10)})"
+            )
+
+
+@dataclass(frozen=True)
+class Lemma:
+    """``subject = result`` by a chain of steps; raises `StepError` where the chain is broken."""
+
+    name: str
+    subject: sp.Expr
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        reached = self.subject
+        for step in self.steps:
+            if step.before != reached:
+                raise StepError(f"{self.name}: step {step.rule!r} starts at {step.before}, not at {reached}")
+            reached = step.after
+
+    @property
+    def result(self) -> sp.Expr:
+        return self.steps[-1].after if self.steps else self.subject
+
+
+class Chain:
+    """Builds a lemma step by step; a step that changes nothing is not recorded."""
+
+    def __init__(self, name: str, subject: sp.Expr, setting: Setting) -> None:
+        self.name, self.subject, self.setting = name, subject, setting
+        self._steps: list[Step] = []
+        self.reached = subject
+
+    def then(self, rule: str, after: sp.Expr, reason: str, also: Mapping[sp.Symbol, sp.Expr] | None = None) -> Chain:
+        """One more step; `also` are abbreviations introduced by it."""
+        if also:
+            self.setting = Setting(self.setting.vectors, self.setting.scalars, {**self.setting.abbreviations, **also})
+        if after != self.reached:
+            self._steps.append(Step(rule, self.reached, after, reason, self.setting))
+            self.reached = after
+        return self
+
+    def qed(self) -> Lemma:
+        return Lemma(self.name, self.subject, tuple(self._steps))
+
+
+def collapse_deltas(expr: sp.Expr) -> sp.Expr:
+    """Every sum over i of f(i)*delta(i, k) replaced by f(k), for 1 <= k <= n."""
+
+    def collapsed(total: sp.Sum) -> sp.Expr:
+        (limits,) = total.limits
+        return deltasummation(total.function, limits, no_piecewise=True)
+
+    return expr.replace(lambda e: isinstance(e, sp.Sum) and e.has(sp.KroneckerDelta), collapsed)
+
+
+def is_zero(expr: sp.Expr, setting: Setting) -> bool:
+    """Whether SymPy can decide that `expr` vanishes; False means that it could not, not that it does not."""
+    expr = setting.spell_out(expr)
+    # sp.diff, because Derivative.doit would also try to find closed forms of the sums
+    expr = expr.replace(lambda e: isinstance(e, sp.Derivative), lambda e: sp.diff(e.expr, *e.variables))
+    expr = expand_nodes(collapse_deltas(expr)).replace(lambda e: isinstance(e, sp.Sum), _normal_sum)
+    if expr == 0:
+        return True
+    # sums and exponentials become indeterminates: what is left to decide is an identity of rational functions
+    expr = expr.xreplace({total: sp.Dummy(positive=True) for total in expr.atoms(sp.Sum)})
+    expr = expr.xreplace({e: _as_powers(e) for e in expr.atoms(sp.exp)})
+    expr = expr.replace(lambda e: isinstance(e, sp.log), lambda e: -sp.log(sp.cancel(1 / e.args[0])))
+    return bool(sp.cancel(sp.together(expr)) == 0)
+
+
+def _normal_sum(total: sp.Sum) -> sp.Expr:
+    """The sum with constant factors in front and the index i."""
+    ((index, low, high),) = total.limits
+    constant, summand = sp.factor_terms(total.function).as_independent(index, as_Add=False)
+    return constant * sp.Sum(summand.subs(index, symbols.i), (symbols.i, low, high))
+
+
+def _as_powers(exponential: sp.exp) -> sp.Expr:
+    """exp(2*a - b) as A**2/B, with one symbol for the exponential of each term."""
+    powers = sp.S.One
+    for term in sp.Add.make_args(sp.expand(exponential.args[0])):
+        coefficient, rest = term.as_coeff_Mul()
+        if not coefficient.is_Integer:
+            coefficient, rest = sp.S.One, term
+        powers *= sp.Symbol(f"exp({rest})", positive=True) ** coefficient
+    return powers

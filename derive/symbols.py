@@ -1,0 +1,76 @@
+"""The symbols of a derivation, and the SymPy reading of a definition.
+
+A vector has symbolic length n: x is an `IndexedBase`, a sum over components is a `Sum` over 1..n. SymPy's matrix
+calculus is not used, because it is silently wrong for these expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import sympy as sp
+
+from .catalogue import Distance, Loss, Objective, Parameter
+from .errors import DefinitionError
+from .expression import Algebra
+
+n = sp.Symbol("n", integer=True, positive=True)
+i = sp.Symbol("i", integer=True, positive=True)
+k = sp.Symbol("k", integer=True, positive=True)
+
+x, y = sp.IndexedBase("x", real=True), sp.IndexedBase("y", real=True)
+x_pos, x_neg = sp.IndexedBase("x_pos", real=True), sp.IndexedBase("x_neg", real=True)
+EMBEDDINGS: Mapping[str, sp.IndexedBase] = MappingProxyType({"x": x, "x_pos": x_pos, "x_neg": x_neg})
+
+d = sp.Symbol("d", nonnegative=True)
+d_pos, d_neg = sp.Symbol("d_pos", nonnegative=True), sp.Symbol("d_neg", nonnegative=True)
+
+
+def parameter(p: Parameter) -> sp.Symbol:
+    """The symbol of a parameter, with its domain as an assumption."""
+    return sp.Symbol(p.name, **{p.domain: True})
+
+
+def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:
+    if kind != "sum":
+        raise DefinitionError(f"the reduction {kind!r} cannot be differentiated yet; only sum can")
+    return sp.Sum(term(i), (i, 1, n))
+
+
+SYMPY = Algebra(
+    number=sp.Rational,
+    functions={"exp": sp.exp, "log": sp.log, "sqrt": sp.sqrt, "abs": sp.Abs, "max": sp.Max},
+    reduce=_reduce,
+)
+
+
+def _parameters(entry: Distance | Loss) -> dict[str, sp.Symbol]:
+    return {p.name: parameter(p) for p in entry.parameters}
+
+
+def distance_of(distance: Distance, first: sp.IndexedBase, second: sp.IndexedBase) -> sp.Expr:
+    """d(first, second), written out as in its definition."""
+    vectors = {"x": lambda index: first[index], "y": lambda index: second[index]}
+    return distance.formula.read(SYMPY, _parameters(distance), vectors)
+
+
+def loss_of(loss: Loss) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]:
+    """phi(d_pos, d_neg) as in its definition, and what the names stand for that the definition introduces."""
+    introduced: dict[sp.Symbol, sp.Expr] = {}
+
+    def bind(name: str, value: sp.Expr) -> sp.Symbol:
+        introduced[symbol := sp.Symbol(name, real=True)] = value
+        return symbol
+
+    value = loss.formula.read(SYMPY, {"d_pos": d_pos, "d_neg": d_neg, **_parameters(loss)}, bind=bind)
+    return value, introduced
+
+
+def distances_of(objective: Objective) -> dict[sp.Symbol, sp.Expr]:
+    """What d_pos and d_neg stand for."""
+    return {
+        d_pos: distance_of(objective.distance, x, x_pos),
+        d_neg: distance_of(objective.distance, x, x_neg),
+    }

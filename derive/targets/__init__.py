@@ -1,0 +1,1 @@
+"""One file per target, found through `registry`; `base` says what a target is."""

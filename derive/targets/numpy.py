@@ -1,0 +1,103 @@
+"""The NumPy target: one module of plain NumPy, executed by importing its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..printing import InfixPrinter
+from .base import Product, Settings, Target
+
+if TYPE_CHECKING:
+    import sympy as sp
+
+    from ..differentiate import Derivation
+    from ..kernel import RowKernel
+    from ..verify.report import Report
+
+_HELPERS = ("sigmoid", "softplus", "masked_ratio")
+
+
+class NumpyPrinter(InfixPrinter):
+    """Expressions on arrays: scalars of a row have shape (rows,), components (rows, columns)."""
+
+    functions = {
+        "sqrt": "np.sqrt",
+        "exp": "np.exp",
+        "log": "np.log",
+        "abs": "np.abs",
+        "sign": "np.sign",
+        **{name: f"_{name}" for name in _HELPERS},
+    }
+
+    def _print_positive_part(self, expr: Any) -> tuple[str, int]:
+        return f"np.maximum({self(expr.args[0])}, 0.0)", 4
+
+    def _print_step(self, expr: Any) -> tuple[str, int]:
+        return f"np.heaviside({self(expr.args[0])}, 0.0)", 4
+
+    def reduction(self, term: sp.Expr) -> str:
+        """The sum of a term over the columns."""
+        if term.is_Pow and term.exp == 2:
+            factors: Sequence[sp.Expr] = (term.base, term.base)
+        else:
+            factors = term.args if term.is_Mul else (term,)
+        if len(factors) == 2:
+            return f'np.einsum("ij,ij->i", {self(factors[0])}, {self(factors[1])})'
+        return f"np.sum({self(term)}, axis=1)"
+
+
+class NumpyTarget(Target):
+    name = "numpy"
+    title = "one NumPy module: value, value_and_grad"
+    templates = {"layer.py.jinja": "{stem}.py"}
+
+    def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
+        scalar = NumpyPrinter()
+        component = NumpyPrinter({name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")})
+        reduced = kernel.differences_in(*(reduction.term for reduction in kernel.reductions))
+        mapped = kernel.differences_in(*(gradient.value for gradient in kernel.maps))
+        return {
+            "reductions": [(reduction.name, component.reduction(reduction.term)) for reduction in kernel.reductions],
+            "reduction_differences": component.assignments(reduced),
+            "scalars": scalar.assignments(kernel.scalars),
+            "weights": [weight.name for weight in kernel.weights],
+            "map_differences": component.assignments(mapped),
+            "maps": component.assignments(kernel.maps),
+            "helpers": [name for name in _HELPERS if name in kernel.functions],
+        }
+
+    def verify(self, product: Product, thorough: bool = False) -> Report:
+        from ..verify.checks import run_checks
+        from ..verify.report import Report
+
+        checks = run_checks(
+            product.objective,
+            runner(load(product)),
+            product.settings.dtypes,
+            product.settings.values(product.objective),
+            product.derivation.distance.translation_invariant,
+        )
+        return Report(self.name, f"run (NumPy {np.__version__})", checks)
+
+
+def load(product: Product) -> ModuleType:
+    """The product as a module, executed from its rendered text."""
+    file = product.files[0]
+    module = ModuleType(product.objective.stem)
+    exec(compile(file.text, file.path, "exec"), module.__dict__)
+    return module
+
+
+def runner(module: ModuleType) -> Any:
+    """A `verify.checks.Runner` on a generated module."""
+
+    def run(
+        x: Any, x_pos: Any, x_neg: Any, parameters: Mapping[str, float], reduction: str = "none"
+    ) -> tuple[Any, Sequence[Any]]:
+        return module.value_and_grad(x, x_pos, x_neg, reduction=reduction, **parameters)  # type: ignore[no-any-return]
+
+    return run

@@ -1,0 +1,34 @@
+"""Which targets there are: ours, and those that installed packages offer as `derive_triplet.targets` entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+
+from ..errors import UsageError
+from .base import Target
+from .cuda import CudaTarget
+from .numpy import NumpyTarget
+
+ENTRY_POINTS = "derive_triplet.targets"
+
+
+@cache
+def targets() -> Mapping[str, Target]:
+    """Every target by name, built-in ones first.
+
+    Raises `UsageError` if a package offers something that is not a target, or one under a name that is taken.
+    """
+    found: dict[str, Target] = {target.name: target for target in (NumpyTarget(), CudaTarget())}
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        target = entry.load()
+        if isinstance(target, type):
+            target = target()
+        if not isinstance(target, Target):
+            raise UsageError(f"entry point {entry.name!r} ({entry.value}) is not a derive_triplet Target")
+        if target.name in found:
+            raise UsageError(f"entry point {entry.name!r} ({entry.value}): a target {target.name!r} already exists")
+        found[target.name] = target
+    return MappingProxyType(found)

@@ -1,0 +1,156 @@
+"""The checks that every target which can be executed has to pass, whatever it is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Protocol
+
+import mpmath
+import numpy as np
+
+from ..catalogue import Objective
+from .reference import Exact, Reference, reference
+from .regimes import Array, Regime, regimes
+from .report import Check
+
+BOUND = 4.0
+"""Largest accepted error in ULPs of the result type, at the scale that `reference.Exact` defines."""
+
+_EMBEDDINGS = ("x", "x_pos", "x_neg")
+
+
+class Runner(Protocol):
+    """Executes generated code: the loss of each row, shape (rows,), and the three gradients, shape (rows, dim).
+
+    reduction is 'none', 'mean' or 'sum'; for the last two the loss is a scalar.
+    """
+
+    def __call__(
+        self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
+    ) -> tuple[Array, Sequence[Array]]: ...
+
+
+def run_checks(
+    objective: Objective,
+    runner: Runner,
+    dtypes: Iterable[str],
+    parameters: Mapping[str, float],
+    translation_invariant: bool,
+) -> tuple[Check, ...]:
+    """Everything that is asked of `runner`; `parameters` are the defaults of the generated code."""
+    checks: list[Check] = []
+    for dtype in dtypes:
+        ordinary: list[Regime] = []
+        for regime in regimes(objective, dtype, parameters):
+            checks += _against_reference(objective, runner, regime, dtype)
+            if regime.name.startswith("ordinary"):
+                ordinary.append(regime)
+        if translation_invariant:
+            checks.append(_gradients_sum_to_zero(runner, ordinary, dtype))
+        checks.append(_reductions(runner, ordinary[-1], dtype))
+        if dtype == "float64":
+            checks.append(_taylor_slope(objective, runner, ordinary[-1]))
+    return tuple(checks)
+
+
+# ---------------------------------------------------------------- against the reference
+
+
+def _against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
+    loss, gradients = runner(*regime.embeddings, regime.parameters)
+    worst = {"loss": (0.0, ""), "gradient": (0.0, "")}
+    for row in range(len(regime.x)):
+        expected = _cached_reference(objective, regime, row)
+        _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, dtype), f"row {row}")
+        for name, found in zip(_EMBEDDINGS, gradients, strict=True):
+            errors = ulps(found[row], expected.gradients[name], dtype)
+            _raise_worst(worst, "gradient", errors, f"dL/d{name}, row {row}")
+    return [Check(what, regime.name, dtype, error, BOUND, detail=where) for what, (error, where) in worst.items()]
+
+
+def _raise_worst(worst: dict[str, tuple[float, str]], what: str, errors: Sequence[float], where: str) -> None:
+    for component, error in enumerate(errors):
+        if not error <= worst[what][0]:  # NaN is the worst of all
+            worst[what] = (error, f"{where}, component {component}")
+
+
+_references: dict[Any, Reference] = {}
+
+
+def _cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
+    """The reference of one row, computed once for all targets and for both float types where the inputs are equal."""
+    rows = tuple(tuple(float(c) for c in embedding[row]) for embedding in regime.embeddings)
+    key = (objective, rows, tuple(sorted(regime.parameters.items())))
+    if key not in _references:
+        _references[key] = reference(objective, rows[0], rows[1], rows[2], regime.parameters)
+    return _references[key]
+
+
+def ulps(found: Iterable[Any], exact: Exact, dtype: str) -> list[float]:
+    """Errors in units of the last place of `dtype`, at the scale of the exact result.
+
+    Below the normal range a unit is the smallest subnormal. Anything not finite, where the exact result is
+    representable, is infinitely wrong.
+    """
+    info = np.finfo(dtype)
+    errors = []
+    for value, wanted, scale in zip(found, exact.value, exact.scale, strict=True):
+        unit = mpmath.mpf(float(info.eps)) * scale + mpmath.mpf(float(info.smallest_subnormal))
+        if np.isfinite(value):
+            errors.append(float(abs(mpmath.mpf(float(value)) - wanted) / unit))
+        else:
+            errors.append(float("nan") if np.isnan(value) else float("inf"))
+    return errors
+
+
+# ---------------------------------------------------------------- without the reference
+
+
+def _gradients_sum_to_zero(runner: Runner, batch: Iterable[Regime], dtype: str) -> Check:
+    worst = 0.0
+    for regime in batch:
+        _, gradients = runner(*regime.embeddings, regime.parameters)
+        total = np.abs(np.sum(gradients, axis=0, dtype=np.float64))
+        size = np.max(np.abs(gradients), axis=0).astype(np.float64)
+        worst = max(worst, float(np.max(total / (np.finfo(dtype).eps * size + np.finfo(dtype).tiny))))
+    return Check("gradients sum to 0", "ordinary", dtype, worst, BOUND)
+
+
+def _reductions(runner: Runner, regime: Regime, dtype: str) -> Check:
+    """Mean and sum are those of the rows, and the gradients are scaled with them."""
+    rows = len(regime.x)
+    loss, gradients = runner(*regime.embeddings, regime.parameters)
+    worst = 0.0
+    for reduction, factor in (("mean", 1 / rows), ("sum", 1.0)):
+        reduced, scaled = runner(*regime.embeddings, regime.parameters, reduction)
+        pairs = [(np.asarray(reduced), np.asarray(np.sum(loss, dtype=np.float64) * factor))]
+        pairs += [(found, np.asarray(g, dtype=np.float64) * factor) for found, g in zip(scaled, gradients, strict=True)]
+        for found, wanted in pairs:
+            size = np.finfo(dtype).eps * np.max(np.abs(wanted), axis=-1, keepdims=True) + np.finfo(dtype).tiny
+            worst = max(worst, float(np.max(np.abs(found - wanted) / size)))
+    return Check("mean and sum", "ordinary", dtype, worst, BOUND)
+
+
+def _taylor_slope(objective: Objective, runner: Runner, regime: Regime) -> Check:
+    """The remainder L(x + h*v) - L(x) - h*<grad, v> falls as h^2, until rounding or because it is 0.
+
+    Measured is by how much the observed order falls short of 2, over two halvings of h.
+    """
+    directions = [np.roll(e, 1, axis=1) for e in regime.embeddings]
+
+    def total(h: float) -> Array:
+        x, x_pos, x_neg = (e + h * v for e, v in zip(regime.embeddings, directions, strict=True))
+        return runner(x, x_pos, x_neg, regime.parameters)[0]
+
+    loss, gradients = runner(*regime.embeddings, regime.parameters)
+    linear = sum(np.sum(g * v, axis=1) for g, v in zip(gradients, directions, strict=True))
+    steps = [2.0**-10, 2.0**-11, 2.0**-12]
+    remainders = [np.abs(total(h) - loss - h * linear) for h in steps]
+    rounding = 64 * np.finfo(np.float64).eps * (1 + np.abs(loss))
+    shortfall = 0.0
+    for larger, smaller in pairwise(remainders):
+        visible = larger > 16 * rounding
+        order = np.log2(larger[visible] / np.maximum(smaller[visible], rounding[visible]))
+        shortfall = max(shortfall, float(np.max(2 - order, initial=0.0)))
+    return Check("Taylor remainder", "ordinary", "float64", shortfall, 0.1, unit="of order 2")

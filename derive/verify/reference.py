@@ -1,0 +1,155 @@
+"""The reference: values and gradients from the definitions alone, by differences at high precision.
+
+Nothing is imported here from the derivation, the stable forms or the kernel. A distance and a loss are evaluated as
+they are written in the catalogue, and differentiated by central differences with a step far below double precision.
+At a kink, where the one-sided differences disagree, the derivative is 0, the convention that the catalogue states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mpmath
+
+from ..catalogue import Objective
+from ..highprecision import distance_value, loss_value
+
+_STEP = mpmath.mpf(10) ** -30
+_SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1
+_KINK = mpmath.mpf(10) ** -6  # one-sided differences of a smooth function agree to about the step
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Numbers good to about 30 digits, each with the scale against which an error in it is to be judged.
+
+    A scale is the sum of the absolute values of all terms that were added up to the number, each with its first-order
+    sensitivity to a relative error in the distances. Where nothing cancels it is about the number itself.
+    """
+
+    value: Sequence[Any]
+    scale: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The loss of one row and its gradients by embedding name."""
+
+    loss: Exact
+    gradients: Mapping[str, Exact]
+
+
+def reference(
+    objective: Objective,
+    x: Sequence[float],
+    x_pos: Sequence[float],
+    x_neg: Sequence[float],
+    parameters: Mapping[str, float],
+) -> Reference:
+    """The loss and the gradients of one triplet of embeddings, each of length n."""
+    anchor, positive, negative = ([mpmath.mpf(float(c)) for c in embedding] for embedding in (x, x_pos, x_neg))
+
+    def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
+        return distance_value(objective.distance, a, b, parameters)
+
+    def loss(d_pos: Any, d_neg: Any) -> Any:
+        return loss_value(objective.loss, d_pos, d_neg, parameters)
+
+    toward = {
+        "pos": _distance_gradients(distance, anchor, positive),
+        "neg": _distance_gradients(distance, anchor, negative),
+    }
+    with mpmath.workdps(80):
+        d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
+    steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
+    slopes = _loss_slopes(loss, d_pos, d_neg, _STEP * min([mpmath.mpf(1), *steepness]))
+    with mpmath.workdps(50):
+        slope = {"pos": slopes.pos, "neg": slopes.neg}
+        swing = {  # how much a slope moves when the distances move by their own size
+            "pos": abs(slopes.pos) + d_pos * abs(slopes.pos_pos) + d_neg * abs(slopes.pos_neg),
+            "neg": abs(slopes.neg) + d_pos * abs(slopes.pos_neg) + d_neg * abs(slopes.neg_neg),
+        }
+        of_x = list(zip(toward["pos"][0], toward["neg"][0], strict=True))
+        gradients = {
+            "x": Exact(
+                [slope["pos"] * a + slope["neg"] * b for a, b in of_x],
+                [swing["pos"] * abs(a) + swing["neg"] * abs(b) for a, b in of_x],
+            )
+        }
+        for side in ("pos", "neg"):
+            components = toward[side][1]
+            gradients[f"x_{side}"] = Exact(
+                [slope[side] * component for component in components],
+                [swing[side] * abs(component) for component in components],
+            )
+        scale = abs(slopes.value) + d_pos * abs(slopes.pos) + d_neg * abs(slopes.neg)
+        return Reference(Exact([slopes.value], [scale]), gradients)
+
+
+def _distance_gradients(
+    distance: Callable[[Sequence[Any], Sequence[Any]], Any], a: Sequence[Any], b: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    """The gradients of the distance in its first and in its second argument."""
+    sizes = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v] or [mpmath.mpf(1)]
+    h = _STEP * min(sizes)
+    with mpmath.workdps(_digits(max(sizes), h)):
+        here = distance(a, b)
+
+        first = [
+            _central(distance(_shifted(a, k, h), b), here, distance(_shifted(a, k, -h), b), h) for k in range(len(a))
+        ]
+        second = [
+            _central(distance(a, _shifted(b, k, h)), here, distance(a, _shifted(b, k, -h)), h) for k in range(len(b))
+        ]
+        return first, second
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    value: Any
+    pos: Any
+    neg: Any
+    pos_pos: Any
+    pos_neg: Any
+    neg_neg: Any
+
+
+def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
+    """The loss with its first derivatives and, away from a kink, its second."""
+    digits = 20 + 2 * _digits(max(d_pos, d_neg, mpmath.mpf(1)), h)
+    for extra in (0, _SATURATED):
+        with mpmath.workdps(digits + extra):
+            here = loss(d_pos, d_neg)
+            ahead_pos, behind_pos = loss(d_pos + h, d_neg), loss(d_pos - h, d_neg)
+            ahead_neg, behind_neg = loss(d_pos, d_neg + h), loss(d_pos, d_neg - h)
+            visible = mpmath.mpf(10) ** (45 - digits - extra) * abs(here)
+            if extra or min(abs(ahead_pos - here), abs(ahead_neg - here)) >= visible:
+                break
+    with mpmath.workdps(digits + extra):
+        pos, neg = _central(ahead_pos, here, behind_pos, h), _central(ahead_neg, here, behind_neg, h)
+        if _is_kink(ahead_pos, here, behind_pos) or _is_kink(ahead_neg, here, behind_neg):
+            return _Slopes(here, pos, neg, 0, 0, 0)
+        both = loss(d_pos + h, d_neg + h) + loss(d_pos - h, d_neg - h)
+        pos_pos, neg_neg = (ahead_pos - 2 * here + behind_pos) / h**2, (ahead_neg - 2 * here + behind_neg) / h**2
+        pos_neg = (both - 2 * here) / (2 * h**2) - (pos_pos + neg_neg) / 2
+        return _Slopes(here, pos, neg, pos_pos, pos_neg, neg_neg)
+
+
+def _central(ahead: Any, here: Any, behind: Any, h: Any) -> Any:
+    return mpmath.mpf(0) if _is_kink(ahead, here, behind) else (ahead - behind) / (2 * h)
+
+
+def _is_kink(ahead: Any, here: Any, behind: Any) -> bool:
+    forward, backward = ahead - here, here - behind
+    return bool(abs(forward - backward) > _KINK * (abs(forward) + abs(backward)))
+
+
+def _shifted(vector: Sequence[Any], k: int, amount: Any) -> list[Any]:
+    return [value + amount if index == k else value for index, value in enumerate(vector)]
+
+
+def _digits(size: Any, h: Any) -> int:
+    """Digits that hold `size` and, 40 digits deep, a change by `h`."""
+    return 40 + int(mpmath.ceil(mpmath.log10(size / h)))

@@ -1,0 +1,101 @@
+"""Where verification looks: batches of triplets, each chosen because something goes wrong there in practice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import mpmath
+import numpy as np
+import numpy.typing as npt
+
+from ..catalogue import Objective
+from ..highprecision import distance_value, locus_value
+
+Array = npt.NDArray[np.floating]
+
+# the largest power of ten whose square can still be summed over some components, and its inverse
+_SCALES = {"float32": 1e18, "float64": 1e150}
+_SEED = 20150412
+_ON_THE_KINK = ([0.0], [0.5], [0.75])  # distances without rounding
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A batch of triplets, arrays of shape (rows, dim), and the parameters to run it with."""
+
+    name: str
+    x: Array
+    x_pos: Array
+    x_neg: Array
+    parameters: Mapping[str, float]
+
+    @property
+    def embeddings(self) -> tuple[Array, Array, Array]:
+        return self.x, self.x_pos, self.x_neg
+
+
+def regimes(objective: Objective, dtype: str, parameters: Mapping[str, float]) -> Iterator[Regime]:
+    """All regimes for one objective; `parameters` are the values to verify with, defaults included.
+
+    The batches are the same on every run and every machine.
+    """
+    random = np.random.Generator(np.random.PCG64(_SEED))
+
+    def normal(rows: int, dim: int, scale: float = 1.0) -> Array:
+        return (scale * random.uniform(-1, 1, (rows, dim))).astype(dtype)
+
+    def regime(name: str, x: Array, x_pos: Array, x_neg: Array, **changed: float) -> Regime:
+        x, x_pos, x_neg = (np.ascontiguousarray(a, dtype=dtype) for a in (x, x_pos, x_neg))
+        return Regime(name, x, x_pos, x_neg, {**parameters, **changed})
+
+    for dim in (1, 2, 7):
+        yield regime(f"ordinary, n = {dim}", normal(3, dim), normal(3, dim), normal(3, dim))
+    changed = {name: 0.625 * value + 0.0625 for name, value in parameters.items()}
+    yield regime("ordinary, other parameters", normal(3, 4), normal(3, 4), normal(3, 4), **changed)
+    x, other = normal(2, 4), normal(2, 4)
+    yield regime("x = x_pos", x, x, other)
+    yield regime("x = x_neg", x, other, x)
+    yield regime("collapsed, x = x_pos = x_neg", x, x, x)
+    yield regime("near-collapsed", x, x + normal(2, 4, 1e-5), x + normal(2, 4, 1e-5))
+    for exponent, name in ((-1, "tiny"), (1, "huge")):
+        scale = _SCALES[dtype] ** exponent
+        far = normal(2, 4, scale)
+        yield regime(f"{name}, scale {scale:.0e}", normal(2, 4, scale), normal(2, 4, scale), normal(2, 4, scale))
+        yield regime(f"{name}, equal distances", 0 * far, far, -far)
+    for size in (1e1, 1e2, 1e4):
+        near, away = normal(1, 3, 0.01), normal(1, 3, 1.0) + np.sign(normal(1, 3))
+        steep = size ** (1 / _degree(objective)) * away
+        yield regime(
+            f"|delta| about {size:.0e}",
+            np.concatenate([near, near]),
+            np.concatenate([steep, -near]),
+            np.concatenate([-near, steep]),
+        )
+    for changed in _parameters_on_the_kinks(objective, parameters):
+        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK)
+        yield regime("on the kink", x, x_pos, x_neg, **changed)
+
+
+def _degree(objective: Objective) -> float:
+    """The degree of homogeneity of the distance: d(t*x, t*y) = t^degree * d(x, y)."""
+    small, large = (
+        distance_value(objective.distance, [t, mpmath.mpf(0)], [mpmath.mpf(0), t], {})
+        for t in (mpmath.mpf(1), mpmath.mpf(2))
+    )
+    return float(mpmath.log(large / small, 2))
+
+
+def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
+    """For each kink of the loss, a parameter that puts `_ON_THE_KINK` exactly on it, without rounding."""
+    x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in _ON_THE_KINK)
+    d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+    for singularity in objective.loss.singularities:
+        for parameter in objective.loss.parameters:
+
+            def locus(value: object, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
+                return locus_value(objective.loss, text, d_pos, d_neg, {**parameters, name: value})
+
+            value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))
+            if locus(value) == 0:
+                yield {parameter.name: value}

@@ -1,0 +1,96 @@
+"""What verification found: one check a line, and the level that was reached."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property, measured: it holds when `worst` is at most `bound`.
+
+    `unit` is that of both, 'ulp' of the result type unless stated otherwise; a worst of NaN fails.
+    """
+
+    name: str
+    regime: str
+    dtype: str
+    worst: float
+    bound: float
+    unit: str = "ulp"
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.worst <= self.bound
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome for one generated product.
+
+    level: 'rendered', 'compiled (...)' or 'run (...)', the strongest that was reached.
+    notes: what was not done, and how to get more.
+    """
+
+    target: str
+    level: str
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "target": self.target,
+            "level": self.level,
+            "passed": self.passed,
+            "checks": [{**asdict(check), "passed": check.passed} for check in self.checks],
+            "notes": list(self.notes),
+        }
+
+    @property
+    def summary(self) -> str:
+        """One line: the level, how much was checked, and how close the worst check came to its bound."""
+        if not self.passed:
+            return f"FAILED: {len(self.failures)} of {len(self.checks)} checks"
+        return f"{self.level}; {len(self.checks)} checks" if self.checks else self.level
+
+    def __str__(self) -> str:
+        """A table with a line per property and regime and a column per float type."""
+        lines = _aligned(self._rows()) if self.checks else []
+        lines += [f"{c.name}, {c.regime}, {c.dtype}: {c.detail}" for c in self.failures if c.detail]
+        lines += [*self.notes, f"verified to level: {self.level}" if self.passed else "verification FAILED"]
+        return "\n".join(lines)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        dtypes = tuple(dict.fromkeys(check.dtype for check in self.checks))
+        lines: dict[tuple[str, str], dict[str, Check]] = {}
+        for check in self.checks:
+            lines.setdefault((check.name, check.regime), {})[check.dtype] = check
+        rows: list[tuple[str, ...]] = [("check", "regime", *dtypes, "bound", "")]
+        for (name, regime), by_dtype in lines.items():
+            cells = (f"{by_dtype[dtype].worst:.2g}" if dtype in by_dtype else "" for dtype in dtypes)
+            first = next(iter(by_dtype.values()))
+            verdict = "ok" if all(check.passed for check in by_dtype.values()) else "FAILED"
+            rows.append((name, regime, *cells, f"{first.bound:g} {first.unit}", verdict))
+        return rows
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, columns lined up; all but the first two and the last two to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numeric = range(2, len(widths) - 2)
+    lines = []
+    for row in rows:
+        cells = (f"{cell:{'>' if at in numeric else '<'}{widths[at]}}" for at, cell in enumerate(row))
+        lines.append("  ".join(cells).rstrip())
+    return lines
