@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from .derive.errors import DeriveTripletError, UsageError
 from .derive.version import __version__
 
 if TYPE_CHECKING:
-    from .derive.regenerate import Drift, Request
+    from .derive.api import Request
+    from .derive.regenerate import Drift
     from .derive.targets.base import Product
     from .derive.verify.report import Report
 
@@ -92,7 +93,9 @@ def main(
                 raise UsageError("--check compares files; give their folder with -o DIR")
             _check(Path(output), norms, losses, targets, dtypes, parameters, as_json)
         else:
-            requests = _requests(
+            from .derive.api import requests_for
+
+            requests = requests_for(
                 norms or ("l2",), losses or ("softmax-mse",), targets or ("numpy",), dtypes, parameters
             )
             _generate(requests, output, verify, force, as_json)
@@ -100,66 +103,11 @@ def main(
         raise _Failure(error) from error
 
 
-# ---------------------------------------------------------------- what was asked for
-
-
-def _requests(
-    norms: tuple[str, ...],
-    losses: tuple[str, ...],
-    targets: tuple[str, ...],
-    dtypes: tuple[str, ...],
-    parameters: Mapping[str, float],
-) -> list[Request]:
-    """Every combination of the names, each with the parameters that it has."""
-    from .derive.api import lookup, objective
-    from .derive.catalogue import DISTANCES, LOSSES
-    from .derive.regenerate import Request
-    from .derive.targets import registry
-    from .derive.targets.base import DTYPES, Settings
-
-    known = registry.targets()
-    chosen_dtypes = _names(dtypes or ("all",), dict.fromkeys(DTYPES), "dtype")
-    requests, used = [], set()
-    for target in _names(targets, known, "target"):
-        for loss in _names(losses, LOSSES, "loss"):
-            for norm in _names(norms, DISTANCES, "norm"):
-                own = {p.name: p for p in objective(norm, loss).parameters}
-                mine = {name: own[name].check(value) for name, value in parameters.items() if name in own}
-                used |= set(mine)
-                dtypes_in_order = tuple(dtype for dtype in DTYPES if dtype in chosen_dtypes)
-                requests.append(
-                    Request(norm, loss, lookup(known, target, "target").name, Settings(dtypes_in_order, mine))
-                )
-    for name in parameters:
-        if name not in used:
-            raise UsageError(f"--{name}: no chosen loss has a {name}")
-    return requests
-
-
-def _names(given: tuple[str, ...], known: Mapping[str, Any], kind: str) -> list[str]:
-    from .derive.api import lookup
-
-    if "all" in given:
-        return list(known)
-    for name in given:
-        lookup(known, name, kind)
-    return list(dict.fromkeys(given))
-
-
-def _products(requests: list[Request]) -> Iterator[Product]:
-    from .derive.api import differentiate, generate
-
-    for request in requests:
-        derivation = differentiate(request.norm, request.loss)
-        yield generate(
-            derivation, request.target, dtypes=request.settings.dtypes, parameters=request.settings.parameters
-        )
-
-
 # ---------------------------------------------------------------- generate
 
 
-def _generate(requests: list[Request], output: str, verify: bool | None, force: bool, as_json: bool) -> None:
+def _generate(requests: Sequence[Request], output: str, verify: bool | None, force: bool, as_json: bool) -> None:
+    from .derive.api import products_of
     from .derive.api import verify as verified
     from .derive.regenerate import write
     from .derive.text import describe
@@ -167,7 +115,7 @@ def _generate(requests: list[Request], output: str, verify: bool | None, force: 
     to_stdout, single = output == "-", len(requests) == 1
     say = _silent if as_json else _to_stderr if to_stdout else click.echo
     outcomes, described = [], set()
-    for product in _products(requests):
+    for product in products_of(requests):
         if product.objective not in described:
             described.add(product.objective)
             text = describe(product.derivation)
@@ -242,22 +190,23 @@ def _check(
     as_json: bool,
 ) -> None:
     from .derive import regenerate
+    from .derive.api import products_of, requests_for
 
     selected = bool(norms or losses or targets)
     if not selected and (dtypes or parameters):
         raise UsageError("--check without --norm, --loss or --target takes all options from the manifest")
     recorded = None if selected else regenerate.read_manifest(root)
     everything = ("all",)
-    requests = recorded or _requests(
+    requests = recorded or requests_for(
         norms or everything, losses or everything, targets or everything, dtypes, parameters
     )
     complete = not selected or (norms, losses, targets) == (everything, everything, everything)
-    drift = regenerate.check(_products(list(requests)), root, complete)
+    drift = regenerate.check(products_of(requests), root, complete)
     if as_json:
         entries = [{"path": d.path, "kind": d.kind, "mend": d.mend, "diff": d.diff} for d in drift]
         click.echo(json.dumps({"version": __version__, "ok": not drift, "drift": entries}, indent=2))
     else:
-        _tell_drift(drift, root, len(list(requests)))
+        _tell_drift(drift, root, len(requests))
     if drift:
         sys.exit(1)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
@@ -11,7 +12,8 @@ from .catalogue import DISTANCES, LOSSES, Objective
 from .differentiate import Derivation
 from .differentiate import differentiate as _differentiate
 from .errors import UsageError
-from .kernel import RowKernel, lower
+from .kernel import RowKernel
+from .lower import lower
 from .targets.base import DTYPES, Product, Settings
 from .targets.registry import targets
 from .verify.report import Report
@@ -84,3 +86,57 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
     thorough: everything that can be checked here, such as every GPU architecture, instead of what takes a second.
     """
     return targets()[product.target].verify(product, thorough)
+
+
+# ---------------------------------------------------------------- many at once
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a product is made from, by names."""
+
+    norm: str
+    loss: str
+    target: str
+    settings: Settings = field(default_factory=Settings)
+
+
+def requests_for(
+    norms: Sequence[str],
+    losses: Sequence[str],
+    target_names: Sequence[str],
+    dtypes: Sequence[str] = (),
+    parameters: Mapping[str, float] | None = None,
+) -> list[Request]:
+    """Every combination of the names, 'all' being one of each; a parameter goes to the objectives that have it.
+
+    Raises `UsageError` for an unknown name, a value outside its domain, or a parameter that no objective has.
+    """
+    chosen_dtypes = tuple(sorted(_chosen(dtypes or ("all",), dict.fromkeys(DTYPES), "dtype"), key=DTYPES.index))
+    requests, used = [], set()
+    for target in _chosen(target_names, targets(), "target"):
+        for loss in _chosen(losses, LOSSES, "loss"):
+            for norm in _chosen(norms, DISTANCES, "norm"):
+                own = {p.name: p for p in objective(norm, loss).parameters}
+                mine = {name: own[name].check(value) for name, value in (parameters or {}).items() if name in own}
+                used |= set(mine)
+                requests.append(Request(norm, loss, target, Settings(chosen_dtypes, mine)))
+    for name in parameters or {}:
+        if name not in used:
+            raise UsageError(f"no chosen loss has a {name}; --list shows which have")
+    return requests
+
+
+def products_of(requests: Iterable[Request]) -> Iterator[Product]:
+    """The product of each request, made when it is asked for."""
+    for request in requests:
+        derivation, settings = differentiate(request.norm, request.loss), request.settings
+        yield generate(derivation, request.target, dtypes=settings.dtypes, parameters=settings.parameters)
+
+
+def _chosen(given: Sequence[str], known: Mapping[str, object], kind: str) -> list[str]:
+    if "all" in given:
+        return list(known)
+    for name in given:
+        lookup(known, name, kind)
+    return list(dict.fromkeys(given))

@@ -1,4 +1,4 @@
-"""Derivation -> RowKernel: the three-phase program that every target prints.
+"""RowKernel: the three-phase program that every target prints.
 
 1. reductions over the components of a row, of elementwise terms;
 2. scalars of the row: distances, loss, and the weights by which the elementwise factors are multiplied;
@@ -9,8 +9,8 @@ The work per row is O(n) and the size of the program does not depend on n.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import mpmath
@@ -18,19 +18,11 @@ import sympy as sp
 
 from . import symbols
 from .catalogue import Objective, Parameter
-from .differentiate import Derivation, Term
-from .errors import StepError
 from .evaluate import Point, evaluate
-from .functions import Node, masked_ratio
-from .steps import DIGITS, Step
-from .symbols import d_neg, d_pos
+from .functions import Node
 
-# a component of each embedding, and the differences that translation-invariant distances are made of
+# a component of each embedding
 X, X_POS, X_NEG = (sp.Symbol(name, real=True) for name in symbols.EMBEDDINGS)
-U, V, W = (sp.Symbol(name, real=True) for name in "uvw")
-_DIFFERENCES = {U: X - X_POS, V: X - X_NEG, W: X_NEG - X_POS}
-
-_DELTA, _LOSS, _SLOPE = (sp.Symbol(name, real=True) for name in ("delta", "loss", "slope"))
 
 
 @dataclass(frozen=True)
@@ -93,204 +85,6 @@ class RowKernel:
         return tuple(difference for difference in self.differences if difference.symbol in used)
 
 
-def lower(derivation: Derivation) -> RowKernel:
-    """The row kernel of a derivation.
-
-    Raises `StepError` if the kernel, evaluated at 50 digits, does not give the derivation's loss and gradients.
-    """
-    reductions, distances = _reductions(derivation)
-    loss, slopes = derivation.loss, derivation.loss.slopes
-    opposite = slopes[d_neg].result == -slopes[d_pos].result
-    scalars = [*distances]
-    scalars += [Assignment(symbol, meaning) for symbol, meaning in loss.abbreviations.items()]
-    scalars.append(Assignment(_LOSS, loss.value.result))
-    slope_names = {which: sp.Symbol(f"slope_{str(which)[2:]}", real=True) for which in slopes}
-    if opposite:
-        slope_names = {d_pos: _SLOPE, d_neg: -_SLOPE}
-    scalars += [
-        Assignment(name, slopes[which].result) for which, name in slope_names.items() if isinstance(name, sp.Symbol)
-    ]
-    weights, maps = _weights_and_maps(derivation, slope_names)
-    kernel = RowKernel(
-        objective=derivation.objective,
-        differences=tuple(Assignment(symbol, meaning) for symbol, meaning in _DIFFERENCES.items()),
-        reductions=tuple(reductions),
-        scalars=(*scalars, *weights),
-        loss=_LOSS,
-        weights=tuple(weight.symbol for weight in weights),
-        maps=tuple(maps),
-    )
-    kernel = _without_dead_code(_with_common_subexpressions(_in_difference_of_distances(kernel, derivation)))
-    _check(kernel, derivation)
-    return kernel
-
-
-# ---------------------------------------------------------------- phase 1
-
-
-def _reductions(derivation: Derivation) -> tuple[list[Reduction], list[Assignment]]:
-    """The sums in the two distances, and the distances as functions of them."""
-    reductions, distances = [], []
-    sums = sorted(derivation.distance.value.atoms(sp.Sum), key=sp.default_sort_key)
-    for which, other in ((d_pos, symbols.x_pos), (d_neg, symbols.x_neg)):
-        value = derivation.distance.value
-        for number, total in enumerate(sums, start=1):
-            suffix = f"{number}_" if len(sums) > 1 else ""
-            symbol = sp.Symbol(f"sum_{suffix}{str(which)[2:]}", nonnegative=True)
-            reductions.append(Reduction(symbol, _component(total.function.subs(symbols.i, symbols.k), other)))
-            value = value.xreplace({total: symbol})
-        distances.append(Assignment(which, value))
-    return reductions, distances
-
-
-def _component(elementwise: sp.Expr, other: sp.IndexedBase = symbols.y) -> sp.Expr:
-    """A component-wise expression in the component symbols; `other` is what the distance's y stands for."""
-    k = symbols.k
-    embeddings = {symbols.x[k]: X, symbols.x_pos[k]: X_POS, symbols.x_neg[k]: X_NEG}
-    return _in_differences(elementwise.xreplace({symbols.y: other}).xreplace(embeddings))
-
-
-def _in_differences(expr: sp.Expr) -> sp.Expr:
-    """`expr` in u = x - x_pos, v = x - x_neg and w = x_neg - x_pos, if it depends on nothing else."""
-    for symbol, meaning in _DIFFERENCES.items():
-        first, second = (X, meaning - X) if meaning.has(X) else (X_NEG, meaning - X_NEG)
-        written = expr.xreplace({first: symbol - second})
-        if not written.has(X, X_POS, X_NEG):
-            return written
-    return expr
-
-
-# ---------------------------------------------------------------- phases 2 and 3
-
-
-def _weights_and_maps(
-    derivation: Derivation, slope_names: dict[sp.Symbol, sp.Expr]
-) -> tuple[list[Assignment], list[Assignment]]:
-    """A weight for each coefficient that differs in more than its sign, and the gradients as their sums."""
-    weights: dict[sp.Expr, sp.Symbol] = {}
-    parts: dict[str, list[tuple[sp.Expr, sp.Expr]]] = {}
-    order = ("x_pos", "x_neg", "x")
-    coefficients = {name: [_coefficient(t, derivation, slope_names) for t in derivation.terms[name]] for name in order}
-    magnitudes = {_magnitude(c) for name in order for c in coefficients[name]}
-    for name in order:
-        parts[name] = []
-        for term, coefficient in zip(derivation.terms[name], coefficients[name], strict=True):
-            magnitude = _magnitude(coefficient)
-            if magnitude not in weights:
-                suffix = name.removeprefix("x") if len(magnitudes) > 1 else ""
-                taken = {symbol.name for symbol in weights.values()}
-                names = (f"weight{suffix}{number or ''}" for number in range(len(taken) + 1))
-                weights[magnitude] = sp.Symbol(next(free for free in names if free not in taken), real=True)
-            sign = 1 if magnitude == coefficient else -1
-            parts[name].append((sign * weights[magnitude], _component(term.elementwise)))
-    assignments = [Assignment(symbol, _masked(magnitude)) for magnitude, symbol in weights.items()]
-    maps = [
-        Assignment(sp.Symbol(f"grad_{name}", real=True), sp.Add(*(w * factor for w, factor in parts[name])))
-        for name in symbols.EMBEDDINGS
-    ]
-    return assignments, maps
-
-
-def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
-    """The coefficient of a term with the slope by its name, where it is a multiple of one."""
-    for which, name in slope_names.items():
-        ratio = term.coefficient / derivation.loss.slopes[which].result
-        if not ratio.free_symbols & derivation.loss.slopes[which].result.free_symbols - set(slope_names):
-            return ratio * name
-    return term.coefficient
-
-
-def _magnitude(coefficient: sp.Expr) -> sp.Expr:
-    return -coefficient if coefficient.could_extract_minus_sign() else coefficient
-
-
-def _masked(coefficient: sp.Expr) -> sp.Expr:
-    """A coefficient divided by a distance, with the convention 0 where the distance is 0."""
-    powers = coefficient.as_powers_dict()
-    below = sp.Mul(*(base**-power for base, power in powers.items() if base in (d_pos, d_neg) and power.is_negative))
-    return coefficient if below == 1 else masked_ratio(coefficient * below, below)
-
-
-# ---------------------------------------------------------------- passes over a kernel
-
-
-def _in_difference_of_distances(kernel: RowKernel, derivation: Derivation) -> RowKernel:
-    """The loss and its slopes in delta = d_pos - d_neg, where they depend on nothing else.
-
-    Where the distance is itself a sum, delta is one sum too. For squared distances that is
-    sum((x_neg - x_pos)*((x - x_pos) + (x - x_neg))): it keeps the digits that the difference of two nearly equal sums
-    loses.
-    """
-    is_distance = [a.symbol in (d_pos, d_neg) for a in kernel.scalars]
-    distances = tuple(a for a, is_one in zip(kernel.scalars, is_distance, strict=True) if is_one)
-    rest = tuple(a for a, is_one in zip(kernel.scalars, is_distance, strict=True) if not is_one)
-    rewritten = tuple(a if a.symbol in kernel.weights else replace(a, value=_in_delta(a.value)) for a in rest)
-    if any(a.value.has(d_pos, d_neg) for a in rewritten if a.symbol not in kernel.weights):
-        return kernel
-    if not isinstance(derivation.distance.value, sp.Sum):
-        return replace(kernel, scalars=(*distances, Assignment(_DELTA, d_pos - d_neg), *rewritten))
-    pos, neg = kernel.reductions
-    reduction = Reduction(_DELTA, sp.factor(pos.term - neg.term).xreplace({U - V: W, V - U: -W}))
-    values = derivation.setting.abbreviations
-    Step(
-        "difference of sums",
-        values[d_pos] - values[d_neg],
-        sp.Sum(_indexed(reduction.term), (symbols.i, 1, symbols.n)),
-        "the difference of two sums is the sum of the differences",
-        derivation.setting,
-    )
-    return replace(kernel, reductions=(*kernel.reductions, reduction), scalars=(*distances, *rewritten))
-
-
-def _in_delta(expr: sp.Expr) -> sp.Expr:
-    if not expr.has(d_pos, d_neg):
-        return expr
-    written = sp.expand(expr.xreplace({d_pos: _DELTA + d_neg}))
-    return expr if written.has(d_neg) else sp.together(written)
-
-
-def _indexed(term: sp.Expr) -> sp.Expr:
-    i = symbols.i
-    written = term.xreplace(_DIFFERENCES)
-    return written.xreplace({X: symbols.x[i], X_POS: symbols.x_pos[i], X_NEG: symbols.x_neg[i]})
-
-
-def _with_common_subexpressions(kernel: RowKernel) -> RowKernel:
-    """Scalars with repeated subexpressions named; the elementwise parts are left as they are."""
-    names = (sp.Symbol(f"t{number}", real=True) for number in range(10**6))
-    shared, values = sp.cse([a.value for a in kernel.scalars], symbols=names, order="canonical")
-    powers = {symbol: value for symbol, value in shared if value.is_Pow and value.base.is_Symbol}
-    values = [value.xreplace(powers) for value in values]  # a name for s*s or 1/temperature would not be read faster
-    pending = [Assignment(symbol, value.xreplace(powers)) for symbol, value in shared if symbol not in powers]
-    scalars: list[Assignment] = []
-    for assignment, value in zip(kernel.scalars, values, strict=True):
-        needed = value.free_symbols
-        for temporary in reversed(pending):
-            if temporary.symbol in needed:
-                needed = needed | temporary.value.free_symbols
-        scalars += [temporary for temporary in pending if temporary.symbol in needed]
-        pending = [temporary for temporary in pending if temporary.symbol not in needed]
-        scalars.append(replace(assignment, value=value))
-    return replace(kernel, scalars=tuple(scalars))
-
-
-def _without_dead_code(kernel: RowKernel) -> RowKernel:
-    """Only what leads to the loss and the gradients; a slope that a weight merely renames disappears."""
-    needed = {kernel.loss, *kernel.weights}
-    kept: list[Assignment] = []
-    for assignment in reversed(kernel.scalars):
-        if assignment.symbol in needed:
-            needed |= assignment.value.free_symbols
-            kept.insert(0, assignment)
-    reductions = tuple(r for r in kernel.reductions if r.symbol in needed)
-    kernel = replace(kernel, scalars=tuple(kept), reductions=reductions)
-    expressions = [r.term for r in reductions] + [m.value for m in kernel.maps]
-    return replace(kernel, differences=kernel.differences_in(*expressions))
-
-
-# ---------------------------------------------------------------- the kernel says what the derivation says
-
-
 def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
     """The loss and the gradients of one row, computed by the kernel in mpmath."""
     rows = [
@@ -309,22 +103,3 @@ def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
     for assignment in kernel.scalars:
         scalars[assignment.symbol] = evaluate(assignment.value, Point(1, {}, scalars))
     return scalars[kernel.loss], {m.name.removeprefix("grad_"): list(elementwise(m.value)) for m in kernel.maps}
-
-
-def _check(kernel: RowKernel, derivation: Derivation) -> None:
-    with mpmath.workdps(DIGITS + 20):
-        for point in derivation.setting.points():
-            loss, gradients = run(kernel, point)
-            expected = [evaluate(derivation.loss.value.result, point)]
-            found: list[Any] = [loss]
-            for name, lemma in derivation.gradients.items():
-                for index in range(point.dimension):
-                    expected.append(evaluate(lemma.result, point.bind(symbols.k, mpmath.mpf(index + 1))))
-                    found.append(gradients[name][index])
-            _agree(found, expected, kernel.objective.stem)
-
-
-def _agree(found: Sequence[Any], expected: Sequence[Any], stem: str) -> None:
-    for a, b in zip(found, expected, strict=True):
-        if not abs(a - b) <= mpmath.mpf(10) ** -DIGITS * max(abs(b), mpmath.mpf(10) ** -6):
-            raise StepError(f"the kernel of {stem} is not what was derived: {a} is not {b}")

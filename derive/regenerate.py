@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .api import Request
 from .errors import DeriveTripletError
 from .targets.base import DTYPES, MARK, Product, Settings
 from .version import __version__
@@ -25,16 +26,6 @@ _MARKED_WITHIN = 512  # bytes
 
 class NotOursError(DeriveTripletError):
     """A file that the tool did not generate stands where it would write."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a product is made from, by names."""
-
-    norm: str
-    loss: str
-    target: str
-    settings: Settings
 
 
 @dataclass(frozen=True)
