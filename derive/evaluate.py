@@ -29,6 +29,7 @@ class Point:
     vectors: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     scalars: Mapping[sp.Symbol, Any] = field(default_factory=dict)
     abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    _known: dict[tuple[sp.Expr, int], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def bind(self, symbol: sp.Symbol, value: Any) -> Point:
         """The same point with a scalar set."""
@@ -48,9 +49,13 @@ def evaluate(expr: sp.Expr, point: Point) -> Any:
 
     Raises `NotImplementedError` for a kind of expression it does not know.
     """
+    key = expr, mpmath.mp.prec
+    if key in point._known:
+        return point._known[key]
     for kind in type(expr).__mro__:
         if rule := _RULES.get(kind):
-            return rule(expr, point)
+            point._known[key] = value = rule(expr, point)
+            return value
     raise NotImplementedError(f"cannot evaluate {type(expr).__name__}: {expr}")
 
 

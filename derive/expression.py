@@ -46,6 +46,23 @@ class Algebra:
 
 
 @dataclass(frozen=True)
+class _Scope:
+    """What names mean while a formula is read; `vectors` are functions from index to component."""
+
+    algebra: Algebra
+    names: Mapping[str, Any]
+    vectors: Mapping[str, Callable[[Any], Any]]
+
+    def at(self, k: Any) -> _Scope:
+        """The scope inside a reduction, at component k."""
+        components = {name: component(k) for name, component in self.vectors.items()}
+        return _Scope(self.algebra, {**self.names, **components}, self.vectors)
+
+
+_Meaning = Callable[[_Scope], Any]
+
+
+@dataclass(frozen=True)
 class Definition:
     """A parsed formula over named scalars and vectors.
 
@@ -89,34 +106,42 @@ class Definition:
         ``bind(name, value)`` is what a name defined on a line of its own stands for in the lines after it.
         """
         names = dict(scalars)
-        *bindings, last = self._tree.body
-        for statement in bindings:
-            assert isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-            name = statement.targets[0].id
-            names[name] = bind(name, self._value(statement.value, algebra, names, vectors or {}))
-        assert isinstance(last, ast.Expr)
-        return self._value(last.value, algebra, names, vectors or {})
+        bindings, value = self._program
+        for name, bound in bindings:
+            names[name] = bind(name, bound(_Scope(algebra, names, vectors or {})))
+        return value(_Scope(algebra, names, vectors or {}))
 
-    def _value(self, node: ast.expr, algebra: Algebra, names: Mapping[str, Any], vectors: Mapping[str, Any]) -> Any:
-        def value(child: ast.expr) -> Any:
-            return self._value(child, algebra, names, vectors)
+    @cached_property
+    def _program(self) -> tuple[list[tuple[str, _Meaning]], _Meaning]:
+        """The names that the definition introduces with their meanings, and the meaning of its last line."""
+        bindings = []
+        for statement in self._tree.body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    bindings.append((name, self._meaning(value)))
+                case ast.Expr(value=value):
+                    return bindings, self._meaning(value)
+        raise AssertionError("validated: the last line is an expression")
 
+    def _meaning(self, node: ast.expr) -> _Meaning:
         match node:
             case ast.Constant():
-                return algebra.number(ast.get_source_segment(self.source, node) or str(node.value))
+                text = ast.get_source_segment(self.source, node) or ""
+                return lambda scope: scope.algebra.number(text)
             case ast.Name(id=name):
-                return names[name]
+                return lambda scope: scope.names[name]
             case ast.UnaryOp(operand=operand):
-                return -value(operand)
+                negated = self._meaning(operand)
+                return lambda scope: -negated(scope)
             case ast.BinOp(left=left, op=op, right=right):
-                return _OPERATORS[type(op)](value(left), value(right))
+                operator, first, second = _OPERATORS[type(op)], self._meaning(left), self._meaning(right)
+                return lambda scope: operator(first(scope), second(scope))
             case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
-                return algebra.reduce(
-                    kind,
-                    lambda k: self._value(term, algebra, {**names, **{v: f(k) for v, f in vectors.items()}}, vectors),
-                )
+                inside = self._meaning(term)
+                return lambda scope: scope.algebra.reduce(kind, lambda k: inside(scope.at(k)))
             case ast.Call(func=ast.Name(id=name), args=args):
-                return algebra.functions[name](*map(value, args))
+                arguments = [self._meaning(argument) for argument in args]
+                return lambda scope: scope.algebra.functions[name](*(argument(scope) for argument in arguments))
         raise AssertionError(f"validated node {ast.dump(node)}")
 
 

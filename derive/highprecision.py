@@ -6,12 +6,23 @@ Nothing here has seen a derivative or a stable form: at the precision used, the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import mpmath
 
 from .catalogue import Distance, Loss, Objective
 from .expression import Algebra
+
+
+@lru_cache(maxsize=256)
+def _exp_at(z: Any, precision: int) -> Any:
+    return mpmath.exp(z)
+
+
+def _exp(z: Any) -> Any:
+    """exp, remembered: a definition writes the same exponential often, and differences repeat their arguments."""
+    return _exp_at(z, mpmath.mp.prec)
 
 
 def _algebra(dimension: int) -> Algebra:
@@ -21,7 +32,7 @@ def _algebra(dimension: int) -> Algebra:
 
     return Algebra(
         number=mpmath.mpf,
-        functions={"exp": mpmath.exp, "log": mpmath.log, "sqrt": mpmath.sqrt, "abs": abs, "max": max},
+        functions={"exp": _exp, "log": mpmath.log, "sqrt": mpmath.sqrt, "abs": abs, "max": max},
         reduce=reduce,
     )
 

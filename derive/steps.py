@@ -16,7 +16,7 @@ from sympy.concrete.delta import deltasummation
 from . import symbols
 from .errors import StepError
 from .evaluate import Point, evaluate
-from .functions import expand_nodes
+from .functions import Node, expand_nodes
 
 DIGITS = 50
 DIMENSIONS = (1, 2, 5)
@@ -146,18 +146,29 @@ def collapse_deltas(expr: sp.Expr) -> sp.Expr:
 
 
 def is_zero(expr: sp.Expr, setting: Setting) -> bool:
-    """Whether SymPy can decide that `expr` vanishes; False means that it could not, not that it does not."""
+    """Whether SymPy can decide that `expr` vanishes; False means that it could not, not that it does not.
+
+    Tried in turn, the cheapest first: with abbreviations as indeterminates, spelled out and differentiated with the
+    nodes of `functions` as indeterminates, and with the nodes as exponentials.
+    """
+    if not expr.has(sp.Derivative) and _vanishes(expr):
+        return True
     expr = setting.spell_out(expr)
     # sp.diff, because Derivative.doit would also try to find closed forms of the sums
     expr = expr.replace(lambda e: isinstance(e, sp.Derivative), lambda e: sp.diff(e.expr, *e.variables))
-    expr = expand_nodes(collapse_deltas(expr)).replace(lambda e: isinstance(e, sp.Sum), _normal_sum)
-    if expr == 0:
+    expr = collapse_deltas(expr).replace(lambda e: isinstance(e, sp.Sum), _normal_sum)
+    if _vanishes(expr):
         return True
-    # sums and exponentials become indeterminates: what is left to decide is an identity of rational functions
-    expr = expr.xreplace({total: sp.Dummy(positive=True) for total in expr.atoms(sp.Sum)})
+    expr = expand_nodes(expr)
     expr = expr.xreplace({e: _as_powers(e) for e in expr.atoms(sp.exp)})
-    expr = expr.replace(lambda e: isinstance(e, sp.log), lambda e: -sp.log(sp.cancel(1 / e.args[0])))
-    return bool(sp.cancel(sp.together(expr)) == 0)
+    return _vanishes(expr.replace(lambda e: isinstance(e, sp.log), lambda e: -sp.log(sp.cancel(1 / e.args[0]))))
+
+
+def _vanishes(expr: sp.Expr) -> bool:
+    """Whether `expr` is 0 as a rational function, with sums and nodes as indeterminates."""
+    opaque = {atom: sp.Dummy(positive=True) for atom in expr.atoms(sp.Sum, Node)}
+    numerator, _ = expr.xreplace(opaque).as_numer_denom()
+    return bool(sp.expand(numerator) == 0)
 
 
 def _normal_sum(total: sp.Sum) -> sp.Expr:
