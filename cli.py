@@ -107,7 +107,7 @@ def main(
 
 
 def _generate(requests: Sequence[Request], output: str, verify: bool | None, force: bool, as_json: bool) -> None:
-    from .derive.api import products_of
+    from .derive.api import product_of
     from .derive.api import verify as verified
     from .derive.regenerate import write
     from .derive.text import describe
@@ -115,12 +115,18 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
     to_stdout, single = output == "-", len(requests) == 1
     say = _silent if as_json else _to_stderr if to_stdout else click.echo
     outcomes, described = [], set()
-    for product in products_of(requests):
+    for number, request in enumerate(requests, start=1):
+        about = f"{request.loss} on {request.norm}, {request.target} ({number} of {len(requests)})"
+        _status(f"deriving {about}")
+        product = product_of(request)
+        _status()
         if product.objective not in described:
             described.add(product.objective)
             text = describe(product.derivation)
             say(f"{text}\n" if single else text.splitlines()[0])
+        _status(f"verifying {about}")
         report = None if verify is False else verified(product, thorough=bool(verify))
+        _status()
         status: dict[str, str] = {}
         if report is None or report.passed:
             status = {} if to_stdout else write(product, Path(output), force)
@@ -169,6 +175,12 @@ def _outcome(product: Product, report: Report | None, status: Mapping[str, str],
     }
 
 
+def _status(text: str = "") -> None:
+    """A passing line on a terminal, which says what takes so long; none in a pipe."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+
 def _silent(text: str) -> None:
     """For JSON, which is printed at the end."""
 
@@ -190,7 +202,7 @@ def _check(
     as_json: bool,
 ) -> None:
     from .derive import regenerate
-    from .derive.api import products_of, requests_for
+    from .derive.api import product_of, requests_for
 
     selected = bool(norms or losses or targets)
     if not selected and (dtypes or parameters):
@@ -201,7 +213,7 @@ def _check(
         norms or everything, losses or everything, targets or everything, dtypes, parameters
     )
     complete = not selected or (norms, losses, targets) == (everything, everything, everything)
-    drift = regenerate.check(products_of(requests), root, complete)
+    drift = regenerate.check((product_of(request) for request in requests), root, complete)
     if as_json:
         entries = [{"path": d.path, "kind": d.kind, "mend": d.mend, "diff": d.diff} for d in drift]
         click.echo(json.dumps({"version": __version__, "ok": not drift, "drift": entries}, indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
@@ -127,11 +127,10 @@ def requests_for(
     return requests
 
 
-def products_of(requests: Iterable[Request]) -> Iterator[Product]:
-    """The product of each request, made when it is asked for."""
-    for request in requests:
-        derivation, settings = differentiate(request.norm, request.loss), request.settings
-        yield generate(derivation, request.target, dtypes=settings.dtypes, parameters=settings.parameters)
+def product_of(request: Request) -> Product:
+    """What was requested, derived and generated. Raises as `differentiate` and `generate` do."""
+    derivation, settings = differentiate(request.norm, request.loss), request.settings
+    return generate(derivation, request.target, dtypes=settings.dtypes, parameters=settings.parameters)
 
 
 def _chosen(given: Sequence[str], known: Mapping[str, object], kind: str) -> list[str]:

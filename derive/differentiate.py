@@ -150,8 +150,8 @@ def _invariants(distance: DistanceDerivation, gradients: Mapping[str, Lemma], se
     if not distance.translation_invariant:
         return ()
     total = sp.Add(*(lemma.result for lemma in gradients.values()))
-    reason = "the distance does not change when both points move together, so the three gradients sum to 0"
-    return (Step("translation invariance", total, sp.S.Zero, reason, setting),)
+    reason = "moving all three points together changes nothing"
+    return (Step("the gradients sum to 0", total, sp.S.Zero, reason, setting),)
 
 
 def _bounds(distance: DistanceDerivation, loss: LossDerivation) -> tuple[Bound, ...]:

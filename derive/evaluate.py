@@ -38,7 +38,7 @@ class Point:
     def shift(self, variable: sp.Expr, amount: Any) -> Point:
         """The same point with `variable`, a symbol or a component such as x[k], moved by `amount`."""
         if isinstance(variable, sp.Indexed):
-            name, at = str(variable.base.label), int(evaluate(variable.indices[0], self)) - 1
+            name, at = variable.base.label.name, int(evaluate(variable.indices[0], self)) - 1
             moved = [value + amount * (index == at) for index, value in enumerate(self.vectors[name])]
             return replace(self, vectors={**self.vectors, name: moved})
         return self.bind(variable, evaluate(variable, self) + amount)
@@ -70,7 +70,7 @@ def _symbol(expr: sp.Symbol, point: Point) -> Any:
 
 
 def _indexed(expr: sp.Indexed, point: Point) -> Any:
-    return point.vectors[str(expr.base.label)][int(evaluate(expr.indices[0], point)) - 1]
+    return point.vectors[expr.base.label.name][int(evaluate(expr.indices[0], point)) - 1]
 
 
 def _power(expr: sp.Pow, point: Point) -> Any:

@@ -16,6 +16,7 @@ class Node(sp.Function):  # type: ignore[misc] # SymPy has no types
     """A function with an elementary definition and a high-precision value."""
 
     is_real = True
+    spelled_out = ""  # the definition of node(t), for people
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:
@@ -31,6 +32,7 @@ class sigmoid(Node):  # noqa: N801 - SymPy functions are named as they print
     """1/(1 + exp(-z)), so that 1 - sigmoid(z) = sigmoid(-z)."""
 
     is_positive = True
+    spelled_out = "1/(1 + exp(-t))"
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:
@@ -49,6 +51,7 @@ class softplus(Node):  # noqa: N801
     """log(1 + exp(z))."""
 
     is_positive = True
+    spelled_out = "log(1 + exp(t))"
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:
@@ -66,6 +69,7 @@ class positive_part(Node):  # noqa: N801
     """max(0, z)."""
 
     is_nonnegative = True
+    spelled_out = "max(0, t)"
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:
@@ -83,6 +87,7 @@ class step(Node):  # noqa: N801
     """1 for z > 0, otherwise 0; the convention at the kink is 0 (SymPy's Heaviside says 1/2)."""
 
     is_nonnegative = True
+    spelled_out = "1 if t > 0, otherwise 0"
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:

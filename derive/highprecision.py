@@ -15,14 +15,17 @@ from .catalogue import Distance, Loss, Objective
 from .expression import Algebra
 
 
-@lru_cache(maxsize=256)
-def _exp_at(z: Any, precision: int) -> Any:
-    return mpmath.exp(z)
+def _remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`function` with its recent values at each precision: differences repeat most arguments of a formula."""
+
+    @lru_cache(maxsize=256)
+    def at(argument: Any, precision: int) -> Any:
+        return function(argument)
+
+    return lambda argument: at(argument, mpmath.mp.prec)
 
 
-def _exp(z: Any) -> Any:
-    """exp, remembered: a definition writes the same exponential often, and differences repeat their arguments."""
-    return _exp_at(z, mpmath.mp.prec)
+_number, _exp = _remembered(mpmath.mpf), _remembered(mpmath.exp)
 
 
 def _algebra(dimension: int) -> Algebra:
@@ -31,7 +34,7 @@ def _algebra(dimension: int) -> Algebra:
         return mpmath.fsum(terms) if kind == "sum" else max(terms)
 
     return Algebra(
-        number=mpmath.mpf,
+        number=_number,
         functions={"exp": _exp, "log": mpmath.log, "sqrt": mpmath.sqrt, "abs": abs, "max": max},
         reduce=reduce,
     )

@@ -41,9 +41,7 @@ class Kink:
 
     @property
     def shape(self) -> str:
-        if self.convex:
-            return "convex kink; 0 is in the Frechet subdifferential"
-        return "concave kink; the Frechet subdifferential is empty, and 0 is only an element of Clarke's"
+        return "convex kink: 0 is a subgradient" if self.convex else "concave kink: 0 is only a Clarke subgradient"
 
 
 def bound_slope(slope: sp.Expr) -> tuple[sp.Expr, str] | None:

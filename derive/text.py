@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .functions import Node
 from .printing import TextPrinter
 
 if TYPE_CHECKING:
@@ -17,12 +18,16 @@ to_text = TextPrinter()
 def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     """Name and value of everything that the gradients are written in, then of the gradients."""
     distance, loss = derivation.distance, derivation.loss
-    used = loss.value.result.free_symbols.union(*(lemma.result.free_symbols for lemma in loss.slopes.values()))
-    rows = [("d(x, y)", to_text(distance.value))]
-    rows += [("d_pos, d_neg", "d(x, x_pos), d(x, x_neg)")]
-    for symbol, meaning in loss.abbreviations.items():
-        if symbol in used or symbol.name.startswith("z"):
-            rows.append((symbol.name, to_text(meaning)))
+    results = [loss.value.result, *(lemma.result for lemma in loss.slopes.values())]
+    names = {
+        symbol: meaning
+        for symbol, meaning in loss.abbreviations.items()
+        if any(result.has(symbol) for result in results) or symbol.name.startswith("z")
+    }
+    nodes = set().union(*(expr.atoms(Node) for expr in (*results, *names.values())))
+    rows = [("d(x, y)", to_text(distance.value)), ("d_pos, d_neg", "d(x, x_pos), d(x, x_neg)")]
+    rows += sorted({(f"{type(node).__name__}(t)", type(node).spelled_out) for node in nodes})
+    rows += [(symbol.name, to_text(meaning)) for symbol, meaning in names.items()]
     rows.append(("L", to_text(loss.value.result)))
     rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.gradients.items()]
     return rows
@@ -39,9 +44,12 @@ def describe(derivation: Derivation) -> str:
     objective = derivation.objective
     lines = [f"{objective.loss.name} on {objective.distance.name}: {len(derivation.steps)} checked steps", ""]
     lines += table(formulas(derivation))
-    notes = [(kink.where, f"{kink.shape}; {kink.convention}") for kink in derivation.kinks]
-    notes += [(step.rule, step.reason) for step in derivation.invariants]
-    notes += [(f"{b.quantity} <= {to_text(b.limit)}", f"comes closest {b.approached}") for b in derivation.bounds]
-    if notes:
-        lines += ["", *table(notes, ": ")]
+    if derivation.kinks:
+        lines += ["", "not differentiable, and the derivative taken as 0, at"]
+        lines += [f"    {line}" for line in table([(kink.where, kink.shape) for kink in derivation.kinks], "  ")]
+    holds = [(step.rule, step.reason) for step in derivation.invariants]
+    holds += [(f"{bound.quantity} <= {to_text(bound.limit)}", bound.approached) for bound in derivation.bounds]
+    if holds:
+        lines += ["", "everywhere else" if derivation.kinks else "everywhere"]
+        lines += [f"    {line}" for line in table(holds, "  ")]
     return "\n".join(lines)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from ..targets.base import Product
-from . import nvrtc
+from . import nvcc, nvrtc
 from .report import Check, Report
 
 _NEWEST = 100
@@ -22,7 +18,6 @@ def verify_compiled(product: Product, kernels: Sequence[str], thorough: bool) ->
 
     Quick verification takes the oldest architecture, whose registers are the scarcest.
     """
-    has_nvcc = shutil.which("nvcc") is not None
     checks: list[Check] = []
     levels: list[str] = []
     if nvrtc.is_available():
@@ -30,9 +25,10 @@ def verify_compiled(product: Product, kernels: Sequence[str], thorough: bool) ->
         chosen = offered if thorough else offered[:1]
         checks += _by_nvrtc(product, kernels, chosen)
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
-    if has_nvcc and (thorough or not levels):
-        checks.append(_by_nvcc(product))
-        levels.append("nvcc: all architectures")
+    if nvcc.find() and (thorough or not levels):
+        complaint = nvcc.errors(product.files)
+        checks.append(Check("nvcc", "all-major", "", int(bool(complaint)), 0, unit="errors", detail=complaint))
+        levels.append("nvcc: all major architectures")
     if not levels:
         return Report(product.target, "rendered", notes=(_MORE,))
     return Report(product.target, f"compiled ({'; '.join(levels)})", tuple(checks))
@@ -71,22 +67,3 @@ def _by_nvrtc(product: Product, kernels: Sequence[str], architectures: Iterable[
             Check("spilled registers", architecture, scalar, most.spilled_bytes, 0, unit="bytes", detail=most.name)
         )
     return checks
-
-
-def _by_nvcc(product: Product) -> Check:
-    """The launchers, and the kernels with them, compiled for every architecture with warnings as errors."""
-    with tempfile.TemporaryDirectory() as folder:
-        for file in product.files:
-            (Path(folder) / Path(file.path).name).write_text(file.text, encoding="utf-8")
-        source = next(Path(file.path).name for file in product.files if file.path.endswith(".cu"))
-        options = [
-            "-std=c++17",
-            "-arch=all-major",
-            "--threads=0",
-            "-Werror=all-warnings",
-            "-Xcompiler=-Wall,-Wextra,-Werror",
-        ]
-        run = subprocess.run(
-            ["nvcc", *options, "-c", source, "-o", "layer.o"], cwd=folder, capture_output=True, text=True, check=False
-        )
-    return Check("nvcc", "all-major", "", int(run.returncode != 0), 0, unit="errors", detail=run.stderr.strip())

@@ -4,13 +4,15 @@
 //
 // The triplet loss hinge on the distance l2-squared, with its gradients.
 //
-//     d(x, y)      = sum_i((x[i] - y[i])^2)
-//     d_pos, d_neg = d(x, x_pos), d(x, x_neg)
-//     z            = d_pos + margin - d_neg
-//     L            = positive_part(z)
-//     dL/dx[k]     = 2*step(z)*(x_neg[k] - x_pos[k])
-//     dL/dx_pos[k] = -2*step(z)*(x[k] - x_pos[k])
-//     dL/dx_neg[k] = 2*step(z)*(x[k] - x_neg[k])
+//     d(x, y)          = sum_i((x[i] - y[i])^2)
+//     d_pos, d_neg     = d(x, x_pos), d(x, x_neg)
+//     positive_part(t) = max(0, t)
+//     step(t)          = 1 if t > 0, otherwise 0
+//     z                = d_pos + margin - d_neg
+//     L                = positive_part(z)
+//     dL/dx[k]         = 2*step(z)*(x_neg[k] - x_pos[k])
+//     dL/dx_pos[k]     = -2*step(z)*(x[k] - x_pos[k])
+//     dL/dx_neg[k]     = 2*step(z)*(x[k] - x_neg[k])
 //
 // Not differentiable, and the derivative taken as 0, at:
 //

@@ -5,6 +5,7 @@
 
     d(x, y)      = sum_i((x[i] - y[i])^2)
     d_pos, d_neg = d(x, x_pos), d(x, x_neg)
+    sigmoid(t)   = 1/(1 + exp(-t))
     z            = (d_pos - d_neg)/temperature
     s            = sigmoid(z)
     q            = sigmoid(-z)

@@ -1,0 +1,37 @@
+"""Shared fixtures, and ``--require``: a missing tool skips its tests, unless it is required."""
+
+from __future__ import annotations
+
+import pytest
+
+from derive_triplet.derive.verify import nvcc, nvrtc
+
+TOOLS = {
+    "nvrtc": nvrtc.is_available,
+    "nvcc": lambda: nvcc.find() is not None,
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="TOOL",
+        choices=sorted(TOOLS),
+        help=f"fail, instead of skipping, where TOOL is missing; one of {', '.join(sorted(TOOLS))}; may be repeated",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(tool): skipped where the tool is missing, unless --require=tool")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        (tool,) = marker.args
+        if not TOOLS[tool]():
+            message = f"{tool} is not installed"
+            if tool in item.config.getoption("--require"):
+                pytest.fail(f"{message}, and --require={tool} was given", pytrace=False)
+            pytest.skip(message)
