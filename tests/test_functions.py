@@ -1,0 +1,124 @@
+"""Each node against its definition and against differences of it, at high precision, and its value at its kink."""
+
+from __future__ import annotations
+
+import mpmath
+import pytest
+import sympy as sp
+
+from derive_triplet.derive.evaluate import Point, evaluate
+from derive_triplet.derive.functions import (
+    NODES,
+    Node,
+    expand_nodes,
+    masked_ratio,
+    positive_part,
+    sigmoid,
+    softplus,
+    step,
+)
+
+Z = sp.Symbol("z", real=True)
+UNARY = [node for node in NODES if node is not masked_ratio]
+POINTS = ["-1000", "-37.5", "-1", "-1e-40", "1e-40", "0.3", "1", "41", "1000"]
+
+DEFINITIONS = {
+    sigmoid: lambda z: 1 / (1 + mpmath.exp(-z)),
+    softplus: lambda z: mpmath.log(1 + mpmath.exp(z)),
+    positive_part: lambda z: (z + abs(z)) / 2,
+    step: lambda z: (1 + mpmath.sign(z)) / 2,
+}
+
+
+def close(a: mpmath.mpf, b: mpmath.mpf, digits: int = 50) -> bool:
+    return bool(abs(a - b) <= mpmath.mpf(10) ** -digits * abs(b))
+
+
+def test_every_node_is_tested_here() -> None:
+    assert set(DEFINITIONS) | {masked_ratio} == set(NODES)
+
+
+@pytest.mark.parametrize("node", UNARY, ids=lambda node: node.__name__)
+@pytest.mark.parametrize("at", POINTS)
+def test_a_value_is_that_of_the_definition_with_no_digit_lost(node: type[Node], at: str) -> None:
+    with mpmath.workdps(60):
+        found = evaluate(node(Z), Point(1, scalars={Z: mpmath.mpf(at)}))
+    with mpmath.workdps(1000):  # so many that the naive definition is accurate
+        assert close(found, DEFINITIONS[node](mpmath.mpf(at)))
+
+
+@pytest.mark.parametrize("node", UNARY, ids=lambda node: node.__name__)
+@pytest.mark.parametrize("at", ["-2.75", "-0.1", "0.3", "5"])
+def test_the_definition_for_sympy_is_the_same_function(node: type[Node], at: str) -> None:
+    with mpmath.workdps(60):
+        written = node(Z).definition().subs(Z, sp.Rational(at)).evalf(60)
+        assert close(mpmath.mpf(str(written)), evaluate(node(Z), Point(1, scalars={Z: mpmath.mpf(at)})))
+
+
+@pytest.mark.parametrize("node", UNARY, ids=lambda node: node.__name__)
+@pytest.mark.parametrize("at", ["-37.5", "-1", "-0.01", "0.3", "2", "41"])
+def test_the_derivative_is_the_limit_of_differences(node: type[Node], at: str) -> None:
+    derivative = sp.diff(node(Z), Z)
+    with mpmath.workdps(60):
+        found = evaluate(derivative, Point(1, scalars={Z: mpmath.mpf(at)}))
+    with mpmath.workdps(250):
+        h = mpmath.mpf(10) ** -60
+        ahead, behind = (DEFINITIONS[node](mpmath.mpf(at) + sign * h) for sign in (1, -1))
+        assert close(found, (ahead - behind) / (2 * h))
+
+
+@pytest.mark.parametrize("node", UNARY, ids=lambda node: node.__name__)
+def test_the_chain_rule_goes_through_a_node(node: type[Node]) -> None:
+    outer, inner = sp.diff(node(Z), Z).subs(Z, 3 * Z + 1), sp.diff(node(3 * Z + 1), Z)
+    assert sp.expand(inner - 3 * outer) == 0
+    assert node is step or inner != 0
+
+
+def test_the_convention_at_a_kink_is_zero() -> None:
+    origin = Point(1, scalars={Z: mpmath.mpf(0)})
+    assert evaluate(step(Z), origin) == 0
+    assert evaluate(positive_part(Z), origin) == 0
+    assert evaluate(sp.diff(positive_part(Z), Z), origin) == 0
+    assert step(Z).definition().subs(Z, 0) == 0, "SymPy's own Heaviside(0) is 1/2"
+
+
+def test_a_masked_ratio_is_the_ratio_and_zero_where_there_is_none() -> None:
+    a, b = sp.symbols("a b", real=True)
+    for above, below, wanted in (
+        (3, 4, mpmath.mpf("0.75")),
+        (3, -4, mpmath.mpf("-0.75")),
+        (0, 4, 0),
+        (3, 0, 0),
+        (0, 0, 0),
+    ):
+        point = Point(1, scalars={a: mpmath.mpf(above), b: mpmath.mpf(below)})
+        assert evaluate(masked_ratio(a, b), point) == wanted
+    assert masked_ratio(a, b).definition() == a / b
+
+
+def test_sympy_does_not_undo_a_stable_form() -> None:
+    for stable in (softplus(-Z), sigmoid(Z) * sigmoid(-Z), positive_part(Z - 1), masked_ratio(Z, Z)):
+        assert sp.simplify(stable) == stable
+        assert sp.together(sp.expand(stable)) == stable
+
+
+def test_a_sigmoid_and_its_complement_add_up_to_one() -> None:
+    with mpmath.workdps(60):
+        point = Point(1, scalars={Z: mpmath.mpf("1.7")})
+        assert close(evaluate(sigmoid(Z) + sigmoid(-Z), point), mpmath.mpf(1))
+
+
+def test_expanding_reaches_nodes_inside_nodes() -> None:
+    expanded = expand_nodes(softplus(2 * sigmoid(Z)) + sigmoid(positive_part(Z)))
+    assert not expanded.atoms(Node)
+    assert expanded == sp.log(1 + sp.exp(2 / (1 + sp.exp(-Z)))) + 1 / (1 + sp.exp(-sp.Max(0, Z)))
+
+
+def test_a_node_without_a_value_or_a_definition_says_so() -> None:
+    class unfinished(Node):  # noqa: N801
+        pass
+
+    with pytest.raises(NotImplementedError):
+        evaluate(unfinished(Z), Point(1, scalars={Z: mpmath.mpf(1)}))
+    with pytest.raises(NotImplementedError):
+        unfinished(Z).definition()
