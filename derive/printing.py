@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from .kernel import Assignment
 
-_ADD, _MUL, _UNARY, _POWER, _ATOM = range(5)
+ADD, MUL, UNARY, POWER, ATOM = range(5)
+"""How tightly a printed expression binds."""
 
 
 class InfixPrinter:
@@ -52,13 +53,13 @@ class InfixPrinter:
     # ------------------------------------------------------------ atoms
 
     def _print_Symbol(self, expr: sp.Symbol) -> tuple[str, int]:
-        return self.names.get(expr.name, expr.name), _ATOM
+        return self.names.get(expr.name, expr.name), ATOM
 
     def _print_Integer(self, expr: sp.Integer) -> tuple[str, int]:
-        return str(int(expr)), _ATOM if expr >= 0 else _UNARY
+        return str(int(expr)), ATOM if expr >= 0 else UNARY
 
     def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
-        return f"{self.integer(expr.p)}{self.over}{self.integer(expr.q)}", _MUL
+        return f"{self.integer(expr.p)}{self.over}{self.integer(expr.q)}", MUL
 
     def integer(self, value: int) -> str:
         """An integer where it must not divide as integers do."""
@@ -70,17 +71,17 @@ class InfixPrinter:
         # positive terms first, so that no sum begins with a minus sign that it need not have
         terms = sorted((self._signed(term) for term in expr.as_ordered_terms()), key=lambda term: term[0])
         (negative, text), *rest = terms
-        return ("-" * negative) + text + "".join(f" {'-' if minus else '+'} {term}" for minus, term in rest), _ADD
+        return ("-" * negative) + text + "".join(f" {'-' if minus else '+'} {term}" for minus, term in rest), ADD
 
     def _print_Mul(self, expr: sp.Mul) -> tuple[str, int]:
         negative, text = self._signed(expr)
-        return ("-" * negative) + text, _MUL
+        return ("-" * negative) + text, MUL
 
     def _signed(self, term: sp.Expr) -> tuple[bool, str]:
         """Whether a term of a sum is negative, and its absolute value printed to stand in a product or sum."""
         if not term.is_Mul:
             negative = bool(term.is_Rational and term < 0)
-            return negative, self.at_least(-term if negative else term, _MUL)
+            return negative, self.at_least(-term if negative else term, MUL)
         above, below, negative = [], [], False
         for factor in _factors(term):
             if factor.is_Rational:
@@ -94,25 +95,29 @@ class InfixPrinter:
                 above.append(factor)
         # numbers, then names and calls, then sums
         above.sort(key=lambda factor: (not factor.is_number, factor.is_Add))
-        text = self.times.join(self.at_least(factor, _MUL) for factor in above) or self.integer(1)
+        return negative, self.quotient(above, below)
+
+    def quotient(self, above: list[sp.Expr], below: list[sp.Expr]) -> str:
+        """The product of `above` over the product of `below`; either may be empty."""
+        text = self.times.join(self.at_least(factor, MUL) for factor in above) or self.integer(1)
         if len(below) == 1:
-            text += f"{self.over}{self.at_least(below[0], _UNARY)}"
+            text += f"{self.over}{self.at_least(below[0], UNARY)}"
         elif below:
-            text += f"{self.over}({self.times.join(self.at_least(factor, _MUL) for factor in below)})"
-        return negative, text
+            text += f"{self.over}({self.times.join(self.at_least(factor, MUL) for factor in below)})"
+        return text
 
     def _print_Pow(self, expr: sp.Pow) -> tuple[str, int]:
         if expr.exp.is_Rational and expr.exp < 0:
-            return f"{self.integer(1)}{self.over}{self.at_least(1 / expr, _POWER)}", _MUL
+            return f"{self.integer(1)}{self.over}{self.at_least(1 / expr, POWER)}", MUL
         if expr.exp.is_Rational and (expr.exp.p, expr.exp.q) == (1, 2):
-            return self.call("sqrt", expr.base), _ATOM
+            return self.call("sqrt", expr.base), ATOM
         return self.power(expr.base, expr.exp)
 
     def power(self, base: sp.Expr, exponent: sp.Expr) -> tuple[str, int]:
         """`base` to a positive or symbolic power."""
         if exponent.is_Integer and exponent <= 4:
-            return self.times.join([self.at_least(base, _UNARY)] * int(exponent)), _MUL
-        return self.call("pow", base, exponent), _ATOM
+            return self.times.join([self.at_least(base, UNARY)] * int(exponent)), MUL
+        return self.call("pow", base, exponent), ATOM
 
     # ------------------------------------------------------------ calls
 
@@ -120,7 +125,7 @@ class InfixPrinter:
         return f"{self.functions.get(name, name)}({', '.join(self(argument) for argument in arguments)})"
 
     def _print_Function(self, expr: Any) -> tuple[str, int]:
-        return self.call(type(expr).__name__, *expr.args), _ATOM
+        return self.call(type(expr).__name__, *expr.args), ATOM
 
 
 def _factors(expr: sp.Mul) -> list[sp.Expr]:
@@ -138,16 +143,16 @@ class TextPrinter(InfixPrinter):
     over = "/"
 
     def power(self, base: sp.Expr, exponent: sp.Expr) -> tuple[str, int]:
-        return f"{self.at_least(base, _ATOM)}^{self.at_least(exponent, _ATOM)}", _POWER
+        return f"{self.at_least(base, ATOM)}^{self.at_least(exponent, ATOM)}", POWER
 
     def _print_Indexed(self, expr: sp.Indexed) -> tuple[str, int]:
-        return f"{expr.base.label}[{self(expr.indices[0])}]", _ATOM
+        return f"{expr.base.label}[{self(expr.indices[0])}]", ATOM
 
     def _print_Sum(self, expr: sp.Sum) -> tuple[str, int]:
-        return f"sum_{expr.limits[0][0]}({self(expr.function)})", _ATOM
+        return f"sum_{expr.limits[0][0]}({self(expr.function)})", ATOM
 
     def _print_Derivative(self, expr: sp.Derivative) -> tuple[str, int]:
-        return f"d/d{self(expr.variables[0])}({self(expr.expr)})", _ATOM
+        return f"d/d{self(expr.variables[0])}({self(expr.expr)})", ATOM
 
     def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> tuple[str, int]:
-        return self.call("delta", *expr.args), _ATOM
+        return self.call("delta", *expr.args), ATOM

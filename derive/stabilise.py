@@ -43,8 +43,8 @@ def _softmax(expr: sp.Expr) -> sp.Expr:
 
 
 def _difference(a: sp.Expr, b: sp.Expr) -> sp.Expr:
-    """A - b, with a common denominator kept in one place: (d_pos - d_neg)/temperature."""
-    return sp.together(a - b)
+    """a - b, with a common denominator kept in one place: (d_pos - d_neg)/temperature."""
+    return sp.together(sp.expand(a - b))
 
 
 def _complement(expr: sp.Expr) -> sp.Expr:
@@ -53,9 +53,9 @@ def _complement(expr: sp.Expr) -> sp.Expr:
     def rewrite(total: sp.Add) -> sp.Expr:
         constant, rest = total.as_coeff_Add()
         if constant == 1 and isinstance(-rest, sigmoid):
-            return sigmoid(-(-rest).args[0])
+            return sigmoid(_difference(0, (-rest).args[0]))
         if constant == -1 and isinstance(rest, sigmoid):
-            return -sigmoid(-rest.args[0])
+            return -sigmoid(_difference(0, rest.args[0]))
         return total
 
     return expr.replace(lambda e: isinstance(e, sp.Add), rewrite)

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..printing import InfixPrinter
+from ..printing import ATOM, InfixPrinter
 from .base import Product, Settings, Target
 
 if TYPE_CHECKING:
     from ..differentiate import Derivation
     from ..kernel import RowKernel
     from ..verify.report import Report
-
-_ATOM = 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class CudaPrinter(InfixPrinter):
 
     def _print_Integer(self, expr: Any) -> tuple[str, int]:
         text = self.integer(int(expr))
-        return text, _ATOM
+        return text, ATOM
 
     def integer(self, value: int) -> str:
         return f"T({value})"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..printing import InfixPrinter
+from ..printing import ATOM, InfixPrinter
 from .base import Product, Settings, Target
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class NumpyPrinter(InfixPrinter):
     }
 
     def _print_positive_part(self, expr: Any) -> tuple[str, int]:
-        return f"np.maximum({self(expr.args[0])}, 0.0)", 4
+        return f"np.maximum({self(expr.args[0])}, 0.0)", ATOM
 
     def _print_step(self, expr: Any) -> tuple[str, int]:
-        return f"np.heaviside({self(expr.args[0])}, 0.0)", 4
+        return f"np.heaviside({self(expr.args[0])}, 0.0)", ATOM
 
     def reduction(self, term: sp.Expr) -> str:
         """The sum of a term over the columns."""

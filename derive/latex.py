@@ -1,0 +1,135 @@
+"""Expressions as LaTeX, in the notation of the proofs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sympy as sp
+
+from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter
+
+_SYMBOLS = {"d_pos": "d_{+}", "d_neg": "d_{-}", "temperature": "T", "margin": "m"}
+_EMBEDDINGS = {"x_pos": "x^{+}", "x_neg": "x^{-}"}
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def escape(text: str) -> str:
+    """`text` as LaTeX shows it, whatever characters it holds."""
+    return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+class LatexPrinter(InfixPrinter):
+    """Mathematics for a document; an expression in `named` is written by its name."""
+
+    times = r"\,"
+
+    def __init__(self, named: Mapping[sp.Expr, str] | None = None) -> None:
+        super().__init__(_SYMBOLS)
+        self.named = named or {}
+
+    def at_least(self, expr: sp.Expr, precedence: int) -> str:
+        text, binds = self._print(expr)
+        return text if binds >= precedence else rf"\left({text}\right)"
+
+    def _print(self, expr: sp.Expr) -> tuple[str, int]:
+        return (self.named[expr], ATOM) if expr in self.named else super()._print(expr)
+
+    def quotient(self, above: list[sp.Expr], below: list[sp.Expr]) -> str:
+        if not below:
+            return self.times.join(self.at_least(factor, MUL) for factor in above)
+        # a sum stands beside a fraction that is there anyway, and on it otherwise
+        sums = [factor for factor in above if factor.is_Add or factor.is_Derivative or factor.is_Mul]
+        top = [factor for factor in above if factor not in sums]
+        if not top and len(sums) == 1:
+            top, sums = sums, []
+        fraction = rf"\frac{{{self._product(top)}}}{{{self._product(below)}}}"
+        return self.times.join([fraction, *(self.at_least(factor, MUL) for factor in sums)])
+
+    def _product(self, factors: list[sp.Expr]) -> str:
+        alone = len(factors) == 1
+        return self.times.join(self(f) if alone else self.at_least(f, MUL) for f in factors) or "1"
+
+    # ------------------------------------------------------------ atoms
+
+    def _print_Symbol(self, expr: sp.Symbol) -> tuple[str, int]:
+        if expr.name in self.names or len(expr.name) == 1:
+            return super()._print_Symbol(expr)
+        return rf"\mathit{{{escape(expr.name)}}}", ATOM
+
+    def _print_Indexed(self, expr: sp.Indexed) -> tuple[str, int]:
+        name = expr.base.label.name
+        return f"{_EMBEDDINGS.get(name, name)}_{{{self(expr.indices[0])}}}", POWER if name in _EMBEDDINGS else ATOM
+
+    def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
+        return rf"\frac{{{expr.p}}}{{{expr.q}}}", MUL
+
+    def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> tuple[str, int]:
+        return r"\delta_{" + "".join(map(self, expr.args)) + "}", ATOM
+
+    # ------------------------------------------------------------ operators
+
+    def _print_Sum(self, expr: sp.Sum) -> tuple[str, int]:
+        ((index, low, high),) = expr.limits
+        return rf"\sum_{{{self(index)}={self(low)}}}^{{{self(high)}}} {self.at_least(expr.function, MUL)}", UNARY - 1
+
+    def _print_Derivative(self, expr: sp.Derivative) -> tuple[str, int]:
+        variable = self(expr.variables[0])
+        if expr.expr in self.named:
+            return rf"\frac{{\partial {self.named[expr.expr]}}}{{\partial {variable}}}", ATOM
+        return rf"\frac{{\partial}}{{\partial {variable}}} {self.at_least(expr.expr, MUL)}", MUL
+
+    def _print_Pow(self, expr: sp.Pow) -> tuple[str, int]:
+        if expr.exp.is_Rational and expr.exp < 0:
+            return rf"\frac{{1}}{{{self(1 / expr)}}}", MUL
+        return super()._print_Pow(expr)
+
+    def power(self, base: sp.Expr, exponent: sp.Expr) -> tuple[str, int]:
+        if type(base).__name__ == "sigmoid":
+            return rf"\sigma^{{{self(exponent)}}}{self._argument(base)}", ATOM
+        return f"{self.at_least(base, ATOM)}^{{{self(exponent)}}}", POWER
+
+    # ------------------------------------------------------------ functions
+
+    def call(self, name: str, *arguments: sp.Expr) -> str:
+        if name == "sqrt":
+            return rf"\sqrt{{{self(arguments[0])}}}"
+        return rf"\operatorname{{{name}}}\left({', '.join(map(self, arguments))}\right)"
+
+    def _argument(self, expr: Any) -> str:
+        text = self(expr.args[0])
+        return f"({text})" if r"\frac" not in text else rf"\left({text}\right)"
+
+    def _print_exp(self, expr: sp.exp) -> tuple[str, int]:
+        numerator, denominator = expr.args[0].as_numer_denom()
+        inside = self(numerator) if denominator == 1 else f"{self.at_least(numerator, MUL)}/{self(denominator)}"
+        return f"e^{{{inside}}}", POWER
+
+    def _print_log(self, expr: sp.log) -> tuple[str, int]:
+        return rf"\log{self._argument(expr)}", UNARY
+
+    def _print_Max(self, expr: sp.Max) -> tuple[str, int]:
+        ordered = sorted(expr.args, key=lambda argument: not argument.is_number)
+        return rf"\max\left({', '.join(map(self, ordered))}\right)", ATOM
+
+    def _print_sigmoid(self, expr: Any) -> tuple[str, int]:
+        return rf"\sigma{self._argument(expr)}", ATOM
+
+    def _print_softplus(self, expr: Any) -> tuple[str, int]:
+        return rf"\operatorname{{softplus}}{self._argument(expr)}", ATOM
+
+    def _print_positive_part(self, expr: Any) -> tuple[str, int]:
+        return rf"\left[{self(expr.args[0])}\right]_{{+}}", ATOM
+
+    def _print_step(self, expr: Any) -> tuple[str, int]:
+        return rf"\mathbf{{1}}_{{{self(expr.args[0])} > 0}}", ATOM
+
+
+def to_latex(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> str:
+    """`expr` for use inside mathematics; an expression in `named` is written by its name."""
+    return LatexPrinter(named)(expr)

@@ -1,0 +1,77 @@
+"""The README says what the tool does: its commands are run, and their output is compared."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def without_versions(text: str) -> str:
+    """What another machine prints too; the architectures depend on the compiler's release."""
+    return re.sub(r"(NumPy|NVRTC) [\d.]+", r"\1", text)
+
+
+def shown_output(console: str) -> tuple[str, str]:
+    """The derive-triplet command of a console block and the output that the README shows for it."""
+    command, _, output = console.removeprefix("$ ").partition("\n")
+    return command[command.index("derive-triplet --") :], output
+
+
+CONSOLE = [shown_output(block) for block in blocks("console") if block.startswith("$ ")]
+
+
+def outcome(command: str, folder: Path) -> str:
+    run = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True, check=True)
+    return run.stdout
+
+
+@pytest.mark.needs("nvrtc")
+@pytest.mark.parametrize(("command", "output"), CONSOLE, ids=[command for command, _ in CONSOLE])
+def test_commands_print_what_the_readme_shows(command: str, output: str, tmp_path: Path) -> None:
+    assert without_versions(outcome(command, tmp_path)) == without_versions(output)
+
+
+def test_a_planted_difference_is_seen() -> None:
+    _, output = CONSOLE[0]
+    assert without_versions(output.replace("4*q*s^2", "2*q*s^2")) != without_versions(output)
+
+
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome("derive-triplet --loss hinge --target numpy -o .", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "numpy"))
+    examples = [block for block in blocks("python") if "import" in block]
+    assert len(examples) == 2
+    for example in examples:
+        scope: dict[str, object] = {}
+        exec(compile(example, "README.md", "exec"), scope)
+        assert "loss" in scope or "report" in scope
+
+
+def test_the_example_entry_is_the_one_in_the_catalogue() -> None:
+    (entry,) = (block for block in blocks("python") if block.startswith("Distance("))
+    catalogue = (ROOT / "derive" / "catalogue.py").read_text(encoding="utf-8")
+    assert textwrap.indent(entry.rstrip(), "    ") + "," in catalogue
+
+
+def test_the_table_lists_every_combination() -> None:
+    from derive_triplet import DISTANCES, LOSSES
+    from derive_triplet.derive.targets.registry import targets
+
+    header, _, *rows = [line for line in README.splitlines() if line.startswith(("| ", "|--"))]
+    names = [re.sub(r"[`\s]", "", cell) for cell in header.strip("|").split("|")]
+    assert names == ["loss", "", *DISTANCES]
+    assert [re.findall(r"`([\w-]+)`", row)[0] for row in rows] == list(LOSSES)
+    for row in rows:
+        cells = [cell.strip() for cell in row.replace("\\|", "").strip("|").split("|")]
+        assert cells[-len(DISTANCES) :] == [", ".join(targets())] * len(DISTANCES)
