@@ -150,7 +150,10 @@ _LOSSES = (
     Loss(
         name="softmax-nll",
         title="negative log-likelihood of the softmax, the soft margin log(1 + exp(d_pos - d_neg))",
-        definition="-log(exp(d_neg/temperature) / (exp(d_pos/temperature) + exp(d_neg/temperature)))",
+        definition="""
+            q = exp(d_neg/temperature) / (exp(d_pos/temperature) + exp(d_neg/temperature))
+            -log(q)
+        """,
         reference=_HERMANS,
         parameters=(TEMPERATURE,),
     ),

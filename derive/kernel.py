@@ -91,7 +91,7 @@ def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
         {X: a, X_POS: b, X_NEG: c}
         for a, b, c in zip(*(point.vectors[name] for name in symbols.EMBEDDINGS), strict=True)
     ]
-    scalars = {p: v for p, v in point.scalars.items() if p != symbols.k}
+    scalars = {p: v for p, v in point.scalars.items() if p not in (symbols.k, symbols.l)}
 
     def elementwise(expr: sp.Expr) -> Iterator[Any]:
         for row in rows:

@@ -41,10 +41,14 @@ class DistanceDerivation:
 
 @dataclass(frozen=True)
 class LossDerivation:
-    """The stable form of phi(d_pos, d_neg) and of its two slopes, in the symbols that `abbreviations` introduce."""
+    """The stable form of phi(d_pos, d_neg) and of its two slopes, in the symbols that `abbreviations` introduce.
+
+    introduced: the names that the definition introduces, and what they stand for.
+    """
 
     loss: Loss
     definition: sp.Expr
+    introduced: Mapping[sp.Symbol, sp.Expr]
     abbreviations: Mapping[sp.Symbol, sp.Expr]
     value: Lemma
     slopes: Mapping[sp.Symbol, Lemma]
@@ -134,9 +138,9 @@ def _gradient_norm(gradient: sp.Expr, value: sp.Expr, sums: list[sp.Sum], settin
     """The squared Euclidean length of the distance's gradient, where it can be written in d alone."""
     squared = sp.Sum(gradient**2, (k, 1, n))
     chain = Chain("length of the gradient of d", squared, setting)
-    (total,) = sums
     coefficient, elementwise = sp.factor_terms(gradient).as_independent(k)
-    if elementwise**2 == total.function.subs(i, k):
+    total = sums[0]
+    if len(sums) == 1 and elementwise**2 == total.function.subs(i, k):
         chain.then("factor", coefficient**2 * total, "the coefficient does not depend on k")
         base, exponent = value.as_base_exp()
         if base == total:
@@ -162,15 +166,15 @@ def derive_loss(loss: Loss) -> LossDerivation:
     stable = chain.reached
     abbreviations = _abbreviations(stable)
     chain.setting = Setting((), scalars)
-    chain.then("abbreviate", _abbreviated(stable, abbreviations), "name the nodes", also=abbreviations)
+    chain.then("abbreviate", abbreviated(stable, abbreviations), "name the nodes", also=abbreviations)
     slopes = {v: _slope(stable, v, Setting((), scalars, abbreviations)) for v in (d_pos, d_neg)}
-    return LossDerivation(loss, definition, abbreviations, chain.qed(), slopes)
+    return LossDerivation(loss, definition, introduced, abbreviations, chain.qed(), slopes)
 
 
 def _slope(stable: sp.Expr, variable: sp.Symbol, setting: Setting) -> Lemma:
     chain = Chain(f"slope of the loss in {variable}", sp.Derivative(stable, variable), setting)
     chain.then("chain rule", sp.diff(stable, variable), "the derivative of each node is a node")
-    chain.then("abbreviate", _abbreviated(chain.reached, setting.abbreviations), "name the nodes")
+    chain.then("abbreviate", abbreviated(chain.reached, setting.abbreviations), "name the nodes")
     return chain.qed()
 
 
@@ -192,7 +196,8 @@ def _abbreviations(stable: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
     return names
 
 
-def _abbreviated(expr: sp.Expr, abbreviations: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+def abbreviated(expr: sp.Expr, abbreviations: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+    """`expr` with the nodes of a loss by their names."""
     for symbol, meaning in abbreviations.items():
         if symbol.name.startswith("z"):
             # a node may hold -z in any of SymPy's equal forms

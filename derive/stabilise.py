@@ -24,7 +24,7 @@ class Rule:
 
 
 def _softmax(expr: sp.Expr) -> sp.Expr:
-    """exp(m*a) / (exp(a) + exp(b))**m is sigmoid(a - b)**m."""
+    """exp(j*a)*exp(l*b) / (exp(a) + exp(b))**(j + l) is sigmoid(a - b)**j * sigmoid(b - a)**l."""
 
     def rewrite(product: sp.Mul) -> sp.Expr:
         for power in product.args:
@@ -32,11 +32,11 @@ def _softmax(expr: sp.Expr) -> sp.Expr:
                 continue
             match power.base.args:
                 case [sp.exp(args=[a]), sp.exp(args=[b])] if isinstance(power.base, sp.Add):
-                    times = -power.exp
-                    for over, other in ((a, b), (b, a)):
-                        if sp.exp(times * over) in product.args:
-                            rest = product / power / sp.exp(times * over)
-                            return rest * sigmoid(_difference(over, other)) ** times
+                    for j in range(-power.exp, -1, -1):
+                        exponentials = {sp.exp(j * a), sp.exp((-power.exp - j) * b)} - {sp.S.One}
+                        if exponentials <= set(product.args):
+                            sigmoids = sigmoid(_difference(a, b)) ** j * sigmoid(_difference(b, a)) ** (-power.exp - j)
+                            return product / power / sp.Mul(*exponentials) * sigmoids
         return product
 
     return expr.replace(lambda e: isinstance(e, sp.Mul), rewrite)

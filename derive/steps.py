@@ -51,6 +51,7 @@ class Setting:
                     {name: tuple(number() for _ in range(dimension)) for name in self.vectors},
                     {
                         symbols.k: mpmath.mpf(source.randint(1, dimension)),
+                        symbols.l: mpmath.mpf(source.randint(1, dimension)),
                         **{symbol: number(symbol) for symbol in self.scalars},
                     },
                     self.abbreviations,

@@ -19,6 +19,7 @@ from .expression import Algebra
 n = sp.Symbol("n", integer=True, positive=True)
 i = sp.Symbol("i", integer=True, positive=True)
 k = sp.Symbol("k", integer=True, positive=True)
+l = sp.Symbol("l", integer=True, positive=True)  # noqa: E741 - the index after k
 
 x, y = sp.IndexedBase("x", real=True), sp.IndexedBase("y", real=True)
 x_pos, x_neg = sp.IndexedBase("x_pos", real=True), sp.IndexedBase("x_neg", real=True)

@@ -1,0 +1,253 @@
+"""Derivation -> document: what a proof shows, as equations that are checked steps and numbers computed here.
+
+The words that connect them stand in the template of the target `latex`; a formula never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mpmath
+import sympy as sp
+
+from . import symbols
+from .catalogue import DISTANCES, Objective
+from .differentiate import Derivation, differentiate
+from .evaluate import Point, evaluate
+from .highprecision import loss_value
+from .kernel import RowKernel
+from .latex import escape, to_latex
+from .lemmas import LossDerivation, abbreviated, times
+from .second import SecondDerivation, differentiate_twice
+from .stabilise import RULES
+from .steps import Chain, Lemma, Setting, Step
+from .symbols import d, d_neg, d_pos, k, l
+from .verify.reference import reference
+
+_DIGITS = 50
+# an ordinary triplet at which every loss of the catalogue is active
+_EXAMPLE = {"x": (1.0, 2.0, 3.0), "x_pos": (1.5, 1.0, 2.0), "x_neg": (2.0, 2.0, 2.0)}
+_EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One displayed equality: `left` is empty where it continues the line above."""
+
+    left: str
+    right: str
+    rule: str
+    reason: str
+    step: Step
+
+
+@dataclass(frozen=True)
+class Row:
+    """One component of a gradient in the table: its name, by formula, by differences of the definition."""
+
+    name: str
+    formula: str
+    difference: str
+    agreement: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All that the template shows. Formulas are LaTeX for use inside mathematics.
+
+    chains: the lemmas as displays, by name.
+    formulas: single expressions, by name.
+    """
+
+    derivation: Derivation
+    second: SecondDerivation
+    chains: Mapping[str, tuple[Line, ...]]
+    formulas: Mapping[str, str]
+    companion: Derivation | None
+    companion_formulas: Mapping[str, str]
+    dictionary: tuple[tuple[str, str], ...]
+    table: tuple[Row, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every displayed equality."""
+        return tuple(line.step for chain in self.chains.values() for line in chain)
+
+
+def prove(derivation: Derivation, kernel: RowKernel, parameters: Mapping[str, float]) -> Proof:
+    """The proof of a derivation, with its numbers at `parameters`.
+
+    Raises `StepError` if any displayed equality is wrong.
+    """
+    second = differentiate_twice(derivation)
+    companion = _companion(derivation.objective)
+    return Proof(
+        derivation,
+        second,
+        _chains(derivation, second),
+        _formulas(derivation, second),
+        companion,
+        _formulas(companion, None) if companion else {},
+        _dictionary(kernel),
+        _table(derivation, parameters),
+    )
+
+
+def _companion(objective: Objective) -> Derivation | None:
+    """The same loss on the distance that is this one squared, or of which this one is the square."""
+    name = objective.distance.name
+    other = name.removesuffix("-squared") if name.endswith("-squared") else f"{name}-squared"
+    return differentiate(Objective(DISTANCES[other], objective.loss)) if other in DISTANCES else None
+
+
+# ---------------------------------------------------------------- equations
+
+
+def _chains(derivation: Derivation, second: SecondDerivation) -> dict[str, tuple[Line, ...]]:
+    values = derivation.setting.abbreviations
+    named = {values[which]: to_latex(which) for which in (d_pos, d_neg)}
+    distance, loss = derivation.distance, derivation.loss
+
+    def lines(lemma: Lemma, left: str) -> tuple[Line, ...]:
+        return tuple(
+            Line(left if at == 0 else "", to_latex(step.after, named), escape(step.rule), _prose(step.reason), step)
+            for at, step in enumerate(lemma.steps)
+        )
+
+    chains = {f"distance {v}": lines(distance.gradients[v], _partial("d", f"{v}_k")) for v in "xy"}
+    chains["length"] = lines(distance.gradient_norm, r"\sum_{k=1}^{n} \left(" + _partial("d", "x_k") + r"\right)^{2}")
+    for name, lemma in quotient_lemmas(loss).items():
+        chains[f"quotient {name}"] = lines(lemma, _partial(to_latex(name), "d_{+}"))
+    chains["stable"] = lines(loss.value, to_latex(loss.definition))
+    for which, lemma in loss.slopes.items():
+        chains[f"slope {which}"] = lines(lemma, _partial("L", to_latex(which)))
+    for name, lemma in derivation.gradients.items():
+        chains[f"gradient {name}"] = lines(lemma, _partial("L", f"{_EMBEDDINGS[name]}_k"))
+    chains["curvature d"] = lines(second.distance["xx"], _second("d", "x_k", "x_l"))
+    for (a, b), lemma in second.loss.items():
+        chains[f"curvature {a} {b}"] = lines(lemma, _second("L", to_latex(a), to_latex(b)))
+    for (first, then), lemma in second.blocks.items():
+        left = _second("L", f"{_EMBEDDINGS[first]}_k", f"{_EMBEDDINGS[then]}_l")
+        chains[f"block {first} {then}"] = lines(lemma, left)
+    return chains
+
+
+def quotient_lemmas(loss: LossDerivation) -> dict[sp.Symbol, Lemma]:
+    """For each name in the definition of a loss that is a quotient, its derivative in d_pos by the quotient rule."""
+    parameters = tuple(symbols.parameter(p) for p in loss.loss.parameters)
+    setting = Setting((), (d_pos, d_neg, *parameters), loss.abbreviations)
+    fractions = {name: value.as_numer_denom() for name, value in loss.introduced.items()}
+    return {
+        name: _by_quotient_rule(name, above, below, setting)
+        for name, (above, below) in fractions.items()
+        if below.has(d_pos)
+    }
+
+
+def _by_quotient_rule(name: sp.Symbol, above: sp.Expr, below: sp.Expr, setting: Setting) -> Lemma:
+    chain = Chain(f"slope of {name} in d_pos", sp.Derivative(above / below, d_pos), setting)
+    first, second = sp.diff(above, d_pos), sp.diff(below, d_pos)
+    crossed = sp.Mul(-1, above, second, evaluate=False)
+    if first != 0:
+        crossed = sp.Add(times(below, first), crossed, evaluate=False)
+    chain.then("quotient rule", sp.Mul(crossed, below**-2, evaluate=False), "(f/g)' = (f'g - fg')/g^2")
+    chain.then("collect", sp.factor(sp.together(chain.reached.doit())), "equal terms cancel")
+    stable = chain.reached
+    for rule in RULES:
+        stable = rule.apply(stable)
+    chain.then("softmax is a sigmoid", abbreviated(stable, setting.abbreviations), "write s and q for the two outputs")
+    return chain.qed()
+
+
+def _partial(function: str, variable: str) -> str:
+    return rf"\frac{{\partial {function}}}{{\partial {variable}}}"
+
+
+def _second(function: str, first: str, then: str) -> str:
+    return rf"\frac{{\partial^2 {function}}}{{\partial {first}\,\partial {then}}}"
+
+
+def _prose(reason: str) -> str:
+    """A reason in a document: what looks like a formula in it is set as it stands."""
+    return escape(reason)
+
+
+def _formulas(derivation: Derivation, second: SecondDerivation | None) -> dict[str, str]:
+    distance, loss = derivation.distance, derivation.loss
+    formulas = {
+        "distance": to_latex(distance.value),
+        "loss": to_latex(loss.definition),
+        "stable": to_latex(loss.value.result),
+        **{f"define {name}": to_latex(value) for name, value in loss.introduced.items()},
+        **{f"slope {which}": to_latex(lemma.result) for which, lemma in loss.slopes.items()},
+        **{f"gradient {name}": to_latex(lemma.result) for name, lemma in derivation.gradients.items()},
+        **{f"length {v}": to_latex(distance.gradient_norm.result) for v in "x"},
+    }
+    rows = sp.Symbol("B", positive=True)
+    for name, lemma in derivation.gradients.items():
+        formulas[f"mean {name}"] = to_latex(times(1 / rows, lemma.result))
+    for symbol, meaning in loss.abbreviations.items():
+        formulas[symbol.name] = to_latex(meaning)
+    return formulas
+
+
+# ---------------------------------------------------------------- the code and the numbers
+
+
+def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str], ...]:
+    """What the names in the generated code stand for."""
+    embeddings = {symbol: latex for symbol, latex in zip(sp.symbols("x x_pos x_neg", real=True), _EMBEDDINGS.values(), strict=True)}
+    named = {symbol: f"{latex}_{{k}}" for symbol, latex in embeddings.items()}
+    rows = [(a.name, to_latex(a.value, named)) for a in kernel.differences]
+    rows += [(r.name, rf"\sum_{{k=1}}^{{n}} {to_latex(r.term, named)}") for r in kernel.reductions]
+    rows += [(a.name, to_latex(a.value, named)) for a in kernel.scalars]
+    rows += [(a.name, to_latex(a.value, named)) for a in kernel.maps]
+    return tuple((escape(name), latex) for name, latex in rows)
+
+
+def _table(derivation: Derivation, parameters: Mapping[str, float]) -> tuple[Row, ...]:
+    """The gradients at one triplet, by formula and by central differences of the definition, both at 50 digits."""
+    exact = reference(derivation.objective, *_EXAMPLE.values(), parameters)
+    scalars = {symbols.parameter(p): mpmath.mpf(parameters[p.name]) for p in derivation.objective.parameters}
+    rows = []
+    with mpmath.workdps(_DIGITS):
+        vectors = {name: tuple(map(mpmath.mpf, values)) for name, values in _EXAMPLE.items()}
+        point = Point(3, vectors, scalars, derivation.setting.abbreviations)
+        for name, lemma in derivation.gradients.items():
+            for index, difference in enumerate(exact.gradients[name].value, start=1):
+                value = evaluate(lemma.result, point.bind(k, mpmath.mpf(index)))
+                rows.append(
+                    Row(
+                        rf"\partial L / \partial {_EMBEDDINGS[name]}_{{{index}}}",
+                        _number(value),
+                        _number(difference),
+                        _agreement(value, difference),
+                    )
+                )
+    return tuple(rows)
+
+
+def _number(value: mpmath.mpf) -> str:
+    return str(mpmath.nstr(value, 12, min_fixed=-3, max_fixed=3, strip_zeros=False))
+
+
+def _agreement(value: mpmath.mpf, other: mpmath.mpf) -> str:
+    """The order of magnitude of the relative difference."""
+    if value == other:
+        return "0"
+    return f"10^{{{int(mpmath.ceil(mpmath.log10(abs(value - other) / max(abs(value), abs(other)))))}}}"
+
+
+def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
+    """The loss at two distances, for a counterexample: four digits, or a power of ten."""
+    with mpmath.workdps(_DIGITS):
+        value = loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), {})
+        if value > mpmath.mpf("1e-6"):
+            return str(mpmath.nstr(value, 4))
+        exponent = int(mpmath.floor(mpmath.log10(value)))
+        return rf"{mpmath.nstr(value / mpmath.mpf(10) ** exponent, 2)} \cdot 10^{{{exponent}}}"
+
+
+__all__: Sequence[str] = ("Line", "Proof", "Row", "loss_at", "prove", "quotient_lemmas")
+_ = (d, l)
