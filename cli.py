@@ -114,7 +114,8 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
 
     to_stdout, single = output == "-", len(requests) == 1
     say = _silent if as_json else _to_stderr if to_stdout else click.echo
-    outcomes, described = [], set()
+    outcomes: list[dict[str, Any]] = []
+    described, lacking = set(), list[str]()
     for number, request in enumerate(requests, start=1):
         about = f"{request.loss} on {request.norm}, {request.target} ({number} of {len(requests)})"
         _status(f"deriving {about}")
@@ -131,14 +132,17 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
         if report is None or report.passed:
             status = {} if to_stdout else write(product, Path(output), force)
             if to_stdout and not as_json:
-                click.echo("".join(file.text for file in product.files), nl=False)
+                click.echo(b"".join(file.content for file in product.files), nl=False)
         _tell(say, product, report, status, output, single)
         outcomes.append(_outcome(product, report, status, with_text=to_stdout))
+        lacking += [product.lacks] if product.lacks else []
     failed = any(outcome["report"] and not outcome["report"]["passed"] for outcome in outcomes)
     if as_json:
         click.echo(json.dumps({"version": __version__, "ok": not failed, "products": outcomes}, indent=2))
     if failed:
         raise DeriveTripletError("verification failed; the files of what failed were not written")
+    if lacking:
+        raise DeriveTripletError("; ".join(dict.fromkeys(lacking)))
 
 
 def _tell(

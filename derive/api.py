@@ -58,11 +58,13 @@ def generate(
     *,
     dtypes: Iterable[str] = DTYPES,
     parameters: Mapping[str, float] | None = None,
+    engine: str = "",
 ) -> Product:
     """The source of one target; nothing is written.
 
     dtypes: the float types to generate for.
     parameters: default values that differ from the catalogue's, such as ``{"temperature": 0.5}``.
+    engine: the program that finishes the files, where a target needs one; '' for the first that is found.
     Raises `UsageError` for an unknown target, dtype or parameter, and for a value outside its domain.
     """
     of = derivation.objective
@@ -75,7 +77,7 @@ def generate(
     if not chosen:
         raise UsageError(f"no dtype was given; choose from {', '.join(DTYPES)}")
     maker = lookup(targets(), target, "target")
-    settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()})
+    settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()}, engine)
     derived, kernel = _derived(of)
     return maker.generate(derivation, kernel if derivation is derived else lower(derivation), settings)
 
@@ -130,7 +132,13 @@ def requests_for(
 def product_of(request: Request) -> Product:
     """What was requested, derived and generated. Raises as `differentiate` and `generate` do."""
     derivation, settings = differentiate(request.norm, request.loss), request.settings
-    return generate(derivation, request.target, dtypes=settings.dtypes, parameters=settings.parameters)
+    return generate(
+        derivation,
+        request.target,
+        dtypes=settings.dtypes,
+        parameters=settings.parameters,
+        engine=settings.engine,
+    )
 
 
 def _chosen(given: Sequence[str], known: Mapping[str, object], kind: str) -> list[str]:

@@ -128,13 +128,13 @@ def _gradient(
     chain.then(
         "chain rule",
         sp.Add(*(loss.slopes[which].result * sp.Derivative(values[which], variable[k]) for which in depends)),
-        "L depends on the embedding through the distances only",
+        "the loss depends on the embedding through the distances only",
     )
     chain.then("gradient of the distance", sum_of(terms), "insert the lemma on the distance")
     slope = loss.slopes[d_pos].result
     if len(terms) > 1 and loss.slopes[d_neg].result == -slope:
         inner = sp.Add(*(times(term.coefficient / slope, term.elementwise) for term in terms))
-        chain.then("collect", sp.Mul(slope, inner, evaluate=False), "the slopes in d_pos and d_neg are opposite")
+        chain.then("collect", sp.Mul(slope, inner, evaluate=False), "the two slopes are opposite")
     return chain.qed()
 
 
@@ -158,8 +158,8 @@ def _bounds(distance: DistanceDerivation, loss: LossDerivation) -> tuple[Bound, 
     slope = bound_slope(loss.slopes[d_pos].result)
     if slope is None:
         return ()
-    bounds = [Bound("|dL/dd_pos|", *slope)]
+    bounds = [Bound("d_pos", *slope)]
     length = sp.sqrt(distance.gradient_norm.result)
     if not length.free_symbols:
-        bounds.append(Bound("|dL/dx_pos|", slope[0] * length, slope[1]))
+        bounds.append(Bound("x_pos", slope[0] * length, slope[1]))
     return tuple(bounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,18 @@ _ESCAPES = {
 def escape(text: str) -> str:
     """`text` as LaTeX shows it, whatever characters it holds."""
     return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+WIDE = 40
+"""The width, as `width` counts, beyond which a formula is broken, or takes a whole line of a page."""
+
+
+def width(latex: str) -> int:
+    """About how many letters wide a formula is: a fraction is as wide as the wider of its halves."""
+    while (fraction := re.search(r"\\frac\{((?:[^{}]|\{[^{}]*\})*)\}\{((?:[^{}]|\{[^{}]*\})*)\}", latex)) is not None:
+        wider = max(fraction.groups(), key=width)
+        latex = latex[: fraction.start()] + wider + latex[fraction.end() :]
+    return len(re.sub(r"\\(?:left|right)|\\,|[{}_^ ]", "", re.sub(r"\\[a-z]+", "m", latex)))
 
 
 class LatexPrinter(InfixPrinter):
@@ -99,7 +112,7 @@ class LatexPrinter(InfixPrinter):
     def call(self, name: str, *arguments: sp.Expr) -> str:
         if name == "sqrt":
             return rf"\sqrt{{{self(arguments[0])}}}"
-        return rf"\operatorname{{{name}}}\left({', '.join(map(self, arguments))}\right)"
+        return rf"\operatorname{{{escape(name)}}}\left({', '.join(map(self, arguments))}\right)"
 
     def _argument(self, expr: Any) -> str:
         text = self(expr.args[0])
@@ -128,6 +141,13 @@ class LatexPrinter(InfixPrinter):
 
     def _print_step(self, expr: Any) -> tuple[str, int]:
         return rf"\mathbf{{1}}_{{{self(expr.args[0])} > 0}}", ATOM
+
+
+def broken(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> tuple[str, ...]:
+    """`expr` in one piece, or a sum that is too wide in one piece for each of its terms, signs in front."""
+    printer = LatexPrinter(named)
+    whole = printer(expr)
+    return (whole,) if width(whole) <= WIDE or not expr.is_Add else printer.terms(expr)
 
 
 def to_latex(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> str:

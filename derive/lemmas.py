@@ -100,18 +100,18 @@ def _distance_gradient(
     )
     chain.then(
         "sum rule",
-        combined([sp.Sum(times(part, sp.KroneckerDelta(i, k)), (i, 1, n)) for part in inner]),
-        "the derivative of a sum is the sum of derivatives, and component i depends on component k only if i = k",
+        combined([sp.Sum(times(sp.KroneckerDelta(i, k), part), (i, 1, n)) for part in inner]),
+        "the derivative of a sum is the sum of the derivatives, and a component depends on itself only",
     )
     chain.then(
         "Kronecker delta",
         combined([collapse_deltas(sp.Sum(part * sp.KroneckerDelta(i, k), (i, 1, n))) for part in inner]),
-        "only the term i = k of the sum is left",
+        "a single term of the sum is left",
     )
     chain.then(
         "collect",
         sum_of(terms),
-        "cancel constants and write d for the distance",
+        "cancel constants and write the distance by its name",
     )
     return chain.qed(), tuple(terms)
 
@@ -141,7 +141,7 @@ def _gradient_norm(gradient: sp.Expr, value: sp.Expr, sums: list[sp.Sum], settin
     coefficient, elementwise = sp.factor_terms(gradient).as_independent(k)
     total = sums[0]
     if len(sums) == 1 and elementwise**2 == total.function.subs(i, k):
-        chain.then("factor", coefficient**2 * total, "the coefficient does not depend on k")
+        chain.then("factor", coefficient**2 * total, "the coefficient is the same for all components")
         base, exponent = value.as_base_exp()
         if base == total:
             chain.then("write in d", coefficient**2 * d ** (1 / exponent), "the sum is a power of the distance")
@@ -173,7 +173,7 @@ def derive_loss(loss: Loss) -> LossDerivation:
 
 def _slope(stable: sp.Expr, variable: sp.Symbol, setting: Setting) -> Lemma:
     chain = Chain(f"slope of the loss in {variable}", sp.Derivative(stable, variable), setting)
-    chain.then("chain rule", sp.diff(stable, variable), "the derivative of each node is a node")
+    chain.then("chain rule", sp.diff(stable, variable), "the outer functions first, then their argument")
     chain.then("abbreviate", abbreviated(chain.reached, setting.abbreviations), "name the nodes")
     return chain.qed()
 

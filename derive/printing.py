@@ -68,10 +68,14 @@ class InfixPrinter:
     # ------------------------------------------------------------ operators
 
     def _print_Add(self, expr: sp.Add) -> tuple[str, int]:
+        return " ".join(self.terms(expr)), ADD
+
+    def terms(self, expr: sp.Add) -> tuple[str, ...]:
+        """The terms of a sum, each but the first with its sign and a space in front."""
         # positive terms first, so that no sum begins with a minus sign that it need not have
         terms = sorted((self._signed(term) for term in expr.as_ordered_terms()), key=lambda term: term[0])
         (negative, text), *rest = terms
-        return ("-" * negative) + text + "".join(f" {'-' if minus else '+'} {term}" for minus, term in rest), ADD
+        return (("-" * negative) + text, *(f"{'-' if minus else '+'} {term}" for minus, term in rest))
 
     def _print_Mul(self, expr: sp.Mul) -> tuple[str, int]:
         negative, text = self._signed(expr)

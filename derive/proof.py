@@ -5,7 +5,8 @@ The words that connect them stand in the template of the target `latex`; a formu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mpmath
@@ -17,29 +18,36 @@ from .differentiate import Derivation, differentiate
 from .evaluate import Point, evaluate
 from .highprecision import loss_value
 from .kernel import RowKernel
-from .latex import escape, to_latex
+from .latex import WIDE, broken, escape, to_latex, width
 from .lemmas import LossDerivation, abbreviated, times
+from .properties import Bound, Kink
 from .second import SecondDerivation, differentiate_twice
 from .stabilise import RULES
 from .steps import Chain, Lemma, Setting, Step
-from .symbols import d, d_neg, d_pos, k, l
+from .symbols import d_neg, d_pos, k
 from .verify.reference import reference
 
 _DIGITS = 50
+_SATURATED_DIGITS = 3000  # of two terms that cancel to a loss of 1e-868
 # an ordinary triplet at which every loss of the catalogue is active
 _EXAMPLE = {"x": (1.0, 2.0, 3.0), "x_pos": (1.5, 1.0, 2.0), "x_neg": (2.0, 2.0, 2.0)}
-_EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
+EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One displayed equality: `left` is empty where it continues the line above."""
+    """One displayed equality: `left` is empty where it continues the line above.
+
+    right: the right-hand side, in as many pieces as it has to be broken into.
+    wide: whether a piece leaves no room for the reason beside it.
+    """
 
     left: str
-    right: str
+    right: tuple[str, ...]
     rule: str
     reason: str
     step: Step
+    wide: bool
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,16 @@ class Proof:
     second: SecondDerivation
     chains: Mapping[str, tuple[Line, ...]]
     formulas: Mapping[str, str]
+    abbreviations: tuple[str, ...]
     companion: Derivation | None
     companion_formulas: Mapping[str, str]
-    dictionary: tuple[tuple[str, str], ...]
+    dictionary: tuple[tuple[str, str, str], ...]
     table: tuple[Row, ...]
+
+    @property
+    def all_symbolic(self) -> bool:
+        """Whether SymPy could decide every displayed equality."""
+        return all(step.symbolic for step in self.steps)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -87,11 +101,18 @@ def prove(derivation: Derivation, kernel: RowKernel, parameters: Mapping[str, fl
         second,
         _chains(derivation, second),
         _formulas(derivation, second),
+        _used_abbreviations(derivation.loss),
         companion,
         _formulas(companion, None) if companion else {},
         _dictionary(kernel),
         _table(derivation, parameters),
     )
+
+
+def _used_abbreviations(loss: LossDerivation) -> tuple[str, ...]:
+    """The names that the value or a slope is written in, and the argument of the nodes."""
+    used = loss.value.result.free_symbols.union(*(lemma.result.free_symbols for lemma in loss.slopes.values()))
+    return tuple(s.name for s in loss.abbreviations if s in used or s.name.startswith("z"))
 
 
 def _companion(objective: Objective) -> Derivation | None:
@@ -110,10 +131,12 @@ def _chains(derivation: Derivation, second: SecondDerivation) -> dict[str, tuple
     distance, loss = derivation.distance, derivation.loss
 
     def lines(lemma: Lemma, left: str) -> tuple[Line, ...]:
-        return tuple(
-            Line(left if at == 0 else "", to_latex(step.after, named), escape(step.rule), _prose(step.reason), step)
-            for at, step in enumerate(lemma.steps)
-        )
+        made: list[Line] = []
+        for step in lemma.steps:
+            pieces = broken(step.after, named)
+            wide = max(map(width, pieces)) > WIDE
+            made.append(Line(left if not made else "", pieces, escape(step.rule), escape(step.reason), step, wide))
+        return tuple(made)
 
     chains = {f"distance {v}": lines(distance.gradients[v], _partial("d", f"{v}_k")) for v in "xy"}
     chains["length"] = lines(distance.gradient_norm, r"\sum_{k=1}^{n} \left(" + _partial("d", "x_k") + r"\right)^{2}")
@@ -123,12 +146,12 @@ def _chains(derivation: Derivation, second: SecondDerivation) -> dict[str, tuple
     for which, lemma in loss.slopes.items():
         chains[f"slope {which}"] = lines(lemma, _partial("L", to_latex(which)))
     for name, lemma in derivation.gradients.items():
-        chains[f"gradient {name}"] = lines(lemma, _partial("L", f"{_EMBEDDINGS[name]}_k"))
+        chains[f"gradient {name}"] = lines(lemma, _partial("L", f"{EMBEDDINGS[name]}_k"))
     chains["curvature d"] = lines(second.distance["xx"], _second("d", "x_k", "x_l"))
     for (a, b), lemma in second.loss.items():
         chains[f"curvature {a} {b}"] = lines(lemma, _second("L", to_latex(a), to_latex(b)))
     for (first, then), lemma in second.blocks.items():
-        left = _second("L", f"{_EMBEDDINGS[first]}_k", f"{_EMBEDDINGS[then]}_l")
+        left = _second("L", f"{EMBEDDINGS[first]}_k", f"{EMBEDDINGS[then]}_l")
         chains[f"block {first} {then}"] = lines(lemma, left)
     return chains
 
@@ -151,12 +174,12 @@ def _by_quotient_rule(name: sp.Symbol, above: sp.Expr, below: sp.Expr, setting: 
     crossed = sp.Mul(-1, above, second, evaluate=False)
     if first != 0:
         crossed = sp.Add(times(below, first), crossed, evaluate=False)
-    chain.then("quotient rule", sp.Mul(crossed, below**-2, evaluate=False), "(f/g)' = (f'g - fg')/g^2")
+    chain.then("quotient rule", sp.Mul(crossed, below**-2, evaluate=False), "the derivative of a quotient")
     chain.then("collect", sp.factor(sp.together(chain.reached.doit())), "equal terms cancel")
     stable = chain.reached
     for rule in RULES:
         stable = rule.apply(stable)
-    chain.then("softmax is a sigmoid", abbreviated(stable, setting.abbreviations), "write s and q for the two outputs")
+    chain.then("softmax is a sigmoid", abbreviated(stable, setting.abbreviations), "name the two outputs")
     return chain.qed()
 
 
@@ -166,11 +189,6 @@ def _partial(function: str, variable: str) -> str:
 
 def _second(function: str, first: str, then: str) -> str:
     return rf"\frac{{\partial^2 {function}}}{{\partial {first}\,\partial {then}}}"
-
-
-def _prose(reason: str) -> str:
-    """A reason in a document: what looks like a formula in it is set as it stands."""
-    return escape(reason)
 
 
 def _formulas(derivation: Derivation, second: SecondDerivation | None) -> dict[str, str]:
@@ -195,20 +213,36 @@ def _formulas(derivation: Derivation, second: SecondDerivation | None) -> dict[s
 # ---------------------------------------------------------------- the code and the numbers
 
 
-def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str], ...]:
-    """What the names in the generated code stand for."""
-    embeddings = {symbol: latex for symbol, latex in zip(sp.symbols("x x_pos x_neg", real=True), _EMBEDDINGS.values(), strict=True)}
-    named = {symbol: f"{latex}_{{k}}" for symbol, latex in embeddings.items()}
-    rows = [(a.name, to_latex(a.value, named)) for a in kernel.differences]
-    rows += [(r.name, rf"\sum_{{k=1}}^{{n}} {to_latex(r.term, named)}") for r in kernel.reductions]
-    rows += [(a.name, to_latex(a.value, named)) for a in kernel.scalars]
-    rows += [(a.name, to_latex(a.value, named)) for a in kernel.maps]
-    return tuple((escape(name), latex) for name, latex in rows)
+_IN_THE_DOCUMENT = {
+    "delta": r"\Delta",
+    "loss": "L",
+    "slope": r"\partial L / \partial d_{+}",
+    **{f"grad_{name}": rf"\partial L / \partial {latex}_{{k}}" for name, latex in EMBEDDINGS.items()},
+}
+
+
+def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
+    """The names in the generated code, what this document calls them, and their values."""
+    named = {sp.Symbol(name, real=True): f"{latex}_{{k}}" for name, latex in EMBEDDINGS.items()}
+    rows: list[tuple[sp.Symbol, str]] = []
+
+    def enter(symbol: sp.Symbol, value: str) -> None:
+        known = _IN_THE_DOCUMENT.get(symbol.name) or ("" if "_" in symbol.name[2:] else to_latex(symbol))
+        rows.append((symbol, value))
+        named.setdefault(symbol, known or rf"\texttt{{{escape(symbol.name)}}}")
+
+    for a in kernel.differences:
+        enter(a.symbol, to_latex(a.value, named))
+    for r in kernel.reductions:
+        enter(r.symbol, rf"\sum_{{k=1}}^{{n}} {to_latex(r.term, named)}")
+    for a in (*kernel.scalars, *kernel.maps):
+        enter(a.symbol, to_latex(a.value, named))
+    return tuple((escape(symbol.name), named[symbol], value) for symbol, value in rows)
 
 
 def _table(derivation: Derivation, parameters: Mapping[str, float]) -> tuple[Row, ...]:
     """The gradients at one triplet, by formula and by central differences of the definition, both at 50 digits."""
-    exact = reference(derivation.objective, *_EXAMPLE.values(), parameters)
+    exact = reference(derivation.objective, _EXAMPLE["x"], _EXAMPLE["x_pos"], _EXAMPLE["x_neg"], parameters)
     scalars = {symbols.parameter(p): mpmath.mpf(parameters[p.name]) for p in derivation.objective.parameters}
     rows = []
     with mpmath.workdps(_DIGITS):
@@ -219,7 +253,7 @@ def _table(derivation: Derivation, parameters: Mapping[str, float]) -> tuple[Row
                 value = evaluate(lemma.result, point.bind(k, mpmath.mpf(index)))
                 rows.append(
                     Row(
-                        rf"\partial L / \partial {_EMBEDDINGS[name]}_{{{index}}}",
+                        rf"\partial L / \partial {EMBEDDINGS[name]}_{{{index}}}",
                         _number(value),
                         _number(difference),
                         _agreement(value, difference),
@@ -233,15 +267,14 @@ def _number(value: mpmath.mpf) -> str:
 
 
 def _agreement(value: mpmath.mpf, other: mpmath.mpf) -> str:
-    """The order of magnitude of the relative difference."""
-    if value == other:
-        return "0"
-    return f"10^{{{int(mpmath.ceil(mpmath.log10(abs(value - other) / max(abs(value), abs(other)))))}}}"
+    """A power of ten above the relative difference; beyond 40 digits it is that of rounding."""
+    difference = abs(value - other) / max(abs(value), abs(other), mpmath.mpf(10) ** -_DIGITS)
+    return f"< 10^{{{int(mpmath.ceil(mpmath.log10(max(difference, mpmath.mpf('1e-40')))))}}}"
 
 
 def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
     """The loss at two distances, for a counterexample: four digits, or a power of ten."""
-    with mpmath.workdps(_DIGITS):
+    with mpmath.workdps(_SATURATED_DIGITS):
         value = loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), {})
         if value > mpmath.mpf("1e-6"):
             return str(mpmath.nstr(value, 4))
@@ -249,5 +282,25 @@ def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
         return rf"{mpmath.nstr(value / mpmath.mpf(10) ** exponent, 2)} \cdot 10^{{{exponent}}}"
 
 
-__all__: Sequence[str] = ("Line", "Proof", "Row", "loss_at", "prove", "quotient_lemmas")
-_ = (d, l)
+# ---------------------------------------------------------------- words that hold a formula
+
+
+def where(kink: Kink) -> str:
+    """The points of a kink as LaTeX."""
+    names = {**EMBEDDINGS, **{name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")}}
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), kink.where)
+
+
+def bounded(bound: Bound) -> str:
+    """A bound as LaTeX."""
+    of = EMBEDDINGS.get(bound.variable)
+    quantity = rf"\norm{{\nabla_{{{of}}} L}}" if of else rf"\left| {_partial('L', 'd_{+}')} \right|"
+    return rf"{quantity} \le {to_latex(bound.limit)}"
+
+
+def approached(bound: Bound) -> str:
+    """Where a bound is attained or approached."""
+    if bound.s is None:
+        return "attained wherever the loss is active"
+    value = f"{bound.s}"
+    return f"attained at $s = {value}$" if bound.is_attained else rf"approached as $s \to {value}$"

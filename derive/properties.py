@@ -19,11 +19,30 @@ _CONVENTION = "the derivative is taken as 0"
 
 @dataclass(frozen=True)
 class Bound:
-    """``quantity`` is at most ``limit`` everywhere; `approached` says where it comes closest."""
+    """The length of dL/d(`variable`) is at most `limit` everywhere.
 
-    quantity: str
+    s: the value of s at which it comes closest; None if that is wherever the loss is active.
+    """
+
+    variable: str
     limit: sp.Expr
-    approached: str
+    s: sp.Expr | None
+
+    @property
+    def quantity(self) -> str:
+        return f"|dL/d{self.variable}|"
+
+    @property
+    def is_attained(self) -> bool:
+        """Whether the limit is a value, and not only approached at an end of the range of s."""
+        return self.s is None or bool(0 < self.s < 1)
+
+    @property
+    def approached(self) -> str:
+        """Where the quantity comes closest to the limit."""
+        if self.s is None:
+            return "wherever the loss is active"
+        return f"at s = {self.s}" if self.is_attained else f"as s -> {self.s}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +63,11 @@ class Kink:
         return "convex kink: 0 is a subgradient" if self.convex else "concave kink: 0 is only a Clarke subgradient"
 
 
-def bound_slope(slope: sp.Expr) -> tuple[sp.Expr, str] | None:
-    """The supremum of |slope| and where it is approached, for a polynomial in s, q = 1 - s and steps; else None."""
+def bound_slope(slope: sp.Expr) -> tuple[sp.Expr, sp.Expr | None] | None:
+    """The supremum of |slope| and the value of s where it is approached.
+
+    None for a slope that is not a polynomial in s, q = 1 - s and steps.
+    """
     s, q = (sp.Symbol(name, positive=True) for name in "sq")
     steps = dict.fromkeys(slope.atoms(step), sp.S.One)
     on = slope.xreplace(steps).subs(q, 1 - s)
@@ -58,9 +80,7 @@ def bound_slope(slope: sp.Expr) -> tuple[sp.Expr, str] | None:
     candidates = [sp.S.Zero, *sorted(stationary), sp.S.One] if polynomial.has(s) else [sp.S.One]
     at = max(candidates, key=lambda c: abs(polynomial.subs(s, c)))
     limit = abs(constants * polynomial.subs(s, at))
-    if not polynomial.has(s):
-        return limit, "wherever the loss is active"
-    return limit, f"at s = {at}" if 0 < at < 1 else f"as s -> {at}"
+    return limit, at if polynomial.has(s) else None
 
 
 def find_kinks(objective: Objective) -> tuple[Kink, ...]:

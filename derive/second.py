@@ -52,7 +52,7 @@ def _distance_curvature(derivation: DistanceDerivation, first: str, second: str)
             for term in derivation.terms[first]
         )
     )
-    chain.then("product rule", total, "the coefficient depends on d, the factor on component k only")
+    chain.then("product rule", total, "the coefficient depends on the distance, the factor on one component")
     chain.then("collect", sp.factor_terms(total), "take the common factor out")
     return chain.qed()
 
@@ -72,7 +72,11 @@ def _loss_curvature(derivation: LossDerivation, first: sp.Symbol, second: sp.Sym
     chain = Chain(f"curvature of the loss in {first} and {second}", sp.Derivative(slope.result, second), setting)
     spelled_out = setting.spell_out(slope.result)
     by_nodes = sp.diff(spelled_out, second)
-    chain.then("product rule", abbreviated(by_nodes, derivation.abbreviations), "the derivative of s is s*q")
+    chain.then(
+        "product rule",
+        abbreviated(by_nodes, derivation.abbreviations),
+        "a sigmoid's derivative is the product of the two outputs",
+    )
     chain.then("collect", sp.factor(chain.reached), "take the common factor out")
     return chain.qed()
 
@@ -95,5 +99,9 @@ def _block(
     total = curvature.result * along.xreplace(here) * along.xreplace(there)
     if first == second:
         total += derivation.loss.slopes[d_first].result * distance["yy"].result.xreplace(here)
-    chain.then("chain rule", total, "the curvature of the loss along d, and the slope times the curvature of d")
+    chain.then(
+        "chain rule",
+        total,
+        "the loss curves along the distances, and its slope meets the curvature of d",
+    )
     return chain.qed()

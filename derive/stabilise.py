@@ -81,10 +81,14 @@ def _positive_part(expr: sp.Expr) -> sp.Expr:
 RULES = (
     Rule(
         "softmax is a sigmoid",
-        "divide numerator and denominator by the numerator: e^a/(e^a + e^b) = 1/(1 + e^(b - a)), which cannot overflow",
+        "divide above and below by the exponential above; nothing can overflow any more",
         _softmax,
     ),
-    Rule("complement", "1 - sigmoid(z) = sigmoid(-z), without cancellation", _complement),
-    Rule("log of a sigmoid", "log(1/(1 + e^(-z))) = -log(1 + e^(-z)), the softplus", _log_sigmoid),
-    Rule("positive part", "max(0, z) is the positive part of z", _positive_part),
+    Rule("complement", "the two outputs of a softmax add up to 1, so nothing has to be subtracted", _complement),
+    Rule(
+        "log of a sigmoid",
+        "the logarithm of a sigmoid is minus a softplus, which neither overflows nor cancels",
+        _log_sigmoid,
+    ),
+    Rule("positive part", "the larger of 0 and a number is its positive part", _positive_part),
 )

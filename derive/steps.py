@@ -36,9 +36,9 @@ class Setting:
     scalars: tuple[sp.Symbol, ...] = ()
     abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
 
-    def points(self) -> Iterator[Point]:
+    def points(self, seed: int = 0) -> Iterator[Point]:
         """Random points of several dimensions; the same ones on every run."""
-        source = random.Random(0)
+        source = random.Random(seed)
 
         def number(symbol: sp.Symbol | None = None) -> mpmath.mpf:
             value = mpmath.mpf(source.randrange(1, 10**DIGITS)) / 10**DIGITS
@@ -80,19 +80,24 @@ class Step:
     symbolic: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        with mpmath.workdps(DIGITS + 20):
-            for point in self.setting.points():
-                self._check_at(point)
+        self.check()
         object.__setattr__(self, "symbolic", is_zero(self.before - self.after, self.setting))
 
-    def _check_at(self, point: Point) -> None:
+    def check(self, seed: int = 0) -> mpmath.mpf:
+        """The largest difference of the two sides on random points, relative to them; raises as construction does."""
+        with mpmath.workdps(DIGITS + 20):
+            return max(self._check_at(point) for point in self.setting.points(seed))
+
+    def _check_at(self, point: Point) -> mpmath.mpf:
         left, right = evaluate(self.before, point), evaluate(self.after, point)
         scale = max(abs(left), abs(right), mpmath.mpf(10) ** -6)  # the points are of order 1, their values may cancel
-        if not abs(left - right) <= scale * mpmath.mpf(10) ** -DIGITS:
+        difference = abs(left - right) / scale
+        if not difference <= mpmath.mpf(10) ** -DIGITS:
             raise StepError(
                 f"step {self.rule!r} is wrong: {self.before} is not {self.after} "
                 f"(n = {point.dimension}: {mpmath.nstr(left, 10)} is not {mpmath.nstr(right, 10)})"
             )
+        return difference
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def test_a_distance_knows_no_distances_and_a_loss_no_vectors() -> None:
     with pytest.raises(DefinitionError, match="'d_pos'"):
         DISTANCES["l2"].parse("sum(x) + d_pos")
     with pytest.raises(DefinitionError, match="'x'"):
-        LOSSES["hinge"].parse("d_pos + sum(x)")
+        LOSSES["hinge"].parse("d_pos + x")
 
 
 def test_a_formula_sees_the_parameters_of_its_own_entry_only() -> None:

@@ -25,8 +25,9 @@ from derive_triplet import DISTANCES, LOSSES, Check, Product, Report, __version_
 from derive_triplet.cli import main
 from derive_triplet.derive.targets.base import MARK
 from derive_triplet.derive.targets.numpy import NumpyTarget, load
+from derive_triplet.derive.targets.registry import targets
 
-SUFFIXES = {"numpy": (".py",), "cuda": (".cuh", ".cu")}
+TARGETS = tuple(targets())
 DEFAULT = Path("generated/numpy/triplet_softmax_mse_l2.py")
 RNG = np.random.default_rng(0)
 
@@ -72,10 +73,10 @@ def written() -> set[str]:
     return {path.as_posix() for path in Path().rglob("*") if path.is_file()}
 
 
-def output_files(norms: Sequence[str], losses: Sequence[str], targets: Sequence[str]) -> set[str]:
-    """Names as the issue and the design give them."""
+def output_files(norms: Sequence[str], losses: Sequence[str], target_names: Sequence[str]) -> set[str]:
     stems = [f"triplet_{loss}_{norm}".replace("-", "_") for loss in losses for norm in norms]
-    return {f"{target}/{stem}{suffix}" for target in targets for stem in stems for suffix in SUFFIXES[target]}
+    patterns = [f"{name}/{pattern}" for name in target_names for pattern in targets()[name].templates.values()]
+    return {pattern.format(stem=stem) for pattern in patterns for stem in stems}
 
 
 def module(path: Path) -> ModuleType:
@@ -92,18 +93,23 @@ def random_triplet(dtype: str = "float64") -> list[np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("target", "level"),
-    [pytest.param("numpy", "run (NumPy"), pytest.param("cuda", "compiled (NVRTC", marks=pytest.mark.needs("nvrtc"))],
+    ("target", "suffixes", "level"),
+    [
+        pytest.param("numpy", [".py"], "run (NumPy"),
+        pytest.param("cuda", [".cuh", ".cu"], "compiled (NVRTC", marks=pytest.mark.needs("nvrtc")),
+    ],
 )
-def test_main_command_writes_the_files_and_says_what_was_derived_written_and_verified(target: str, level: str) -> None:
+def test_main_command_writes_the_files_and_says_what_was_derived_written_and_verified(
+    target: str, suffixes: list[str], level: str
+) -> None:
     said = succeed("--norm", "l2", "--target", target)
-    files_made = output_files(["l2"], ["softmax-mse"], [target])
-    assert written() == {f"generated/{path}" for path in files_made} | {"generated/manifest.json"}
+    made = {f"generated/{target}/triplet_softmax_mse_l2{suffix}" for suffix in suffixes}
+    assert written() == made | {"generated/manifest.json"}
     assert "softmax-mse on l2" in said
     for formula in ("dL/dx[k]", "dL/dx_pos[k]", "dL/dx_neg[k]"):
         assert re.search(rf"^{re.escape(formula)} += ", said, re.MULTILINE)
-    for path in files_made:
-        assert re.search(rf"^written +generated/{path}$", said, re.MULTILINE)
+    for path in made:
+        assert re.search(rf"^written +{path}$", said, re.MULTILINE)
     assert re.search(rf"^verified to level: {re.escape(level)}", said, re.MULTILINE)
 
 
@@ -115,10 +121,10 @@ def test_defaults_are_the_papers_loss_on_l2_as_numpy_in_generated() -> None:
 @pytest.mark.parametrize(
     ("options", "norms", "losses", "targets"),
     [
-        ("--norm all --loss all --target all", [*DISTANCES], [*LOSSES], [*SUFFIXES]),
+        ("--norm all --loss all --target all", [*DISTANCES], [*LOSSES], [*TARGETS]),
         ("--norm all", [*DISTANCES], ["softmax-mse"], ["numpy"]),
         ("--loss all", ["l2"], [*LOSSES], ["numpy"]),
-        ("--target all", ["l2"], ["softmax-mse"], [*SUFFIXES]),
+        ("--target all", ["l2"], ["softmax-mse"], [*TARGETS]),
         ("--loss hinge --loss all", ["l2"], [*LOSSES], ["numpy"]),
         ("--norm l2 --norm l2-squared --loss hinge --loss softmax-nll", ["l2", "l2-squared"], ["hinge", "softmax-nll"],
          ["numpy"]),
@@ -212,7 +218,7 @@ def test_second_run_leaves_the_files_alone_and_says_so() -> None:
 # ---------------------------------------------------------------- what it prints
 
 
-@pytest.mark.parametrize("target", SUFFIXES)
+@pytest.mark.parametrize("target", ["numpy", "cuda"])
 def test_dash_prints_exactly_the_text_to_stdout_and_the_rest_to_stderr(target: str) -> None:
     result = run("--target", target, "-o", "-")
     assert result.exit_code == 0
@@ -241,15 +247,12 @@ def test_json_with_dash_holds_the_text() -> None:
     assert written() == set()
 
 
-_LOSS: dict[str, Callable[[float, float], float]] = {
-    "softmax-mse": lambda p, n: 2 * (math.exp(p) / (math.exp(p) + math.exp(n))) ** 2,
-    "softmax-nll": lambda p, n: -math.log(math.exp(n) / (math.exp(p) + math.exp(n))),
-    "hinge": lambda p, n: max(0.0, p - n + 0.2),
-}
-_DISTANCE: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
-    "l2": lambda x, y: math.sqrt(sum((a - b) ** 2 for a, b in zip(x, y, strict=True))),
-    "l2-squared": lambda x, y: sum((a - b) ** 2 for a, b in zip(x, y, strict=True)),
-}
+def evaluate(definition: str, **names: Any) -> Any:
+    """A definition of the catalogue, as it stands: assignments, then a formula."""
+    *assignments, formula = definition.strip().splitlines()
+    scope = {**vars(np), "max": max, **names}
+    exec("\n".join(line.strip() for line in assignments), scope)
+    return eval(formula.strip(), scope)
 
 
 @pytest.mark.parametrize("norm", DISTANCES)
@@ -257,12 +260,16 @@ _DISTANCE: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
 def test_printed_formulas_are_the_central_differences_of_the_definition(norm: str, loss: str) -> None:
     (product,) = outcome("--norm", norm, "--loss", loss, "--no-verify")["products"]
     point = {"x": [0.3, -0.7], "x_pos": [0.9, 0.4], "x_neg": [-0.6, -1.1]}
+    constants = {p.name: p.default for p in (*DISTANCES[norm].parameters, *LOSSES[loss].parameters)}
+
+    def distances(at: dict[str, list[float]]) -> dict[str, Any]:
+        x, definition = np.array(at["x"]), DISTANCES[norm].definition
+        return {f"d_{to}": evaluate(definition, x=x, y=np.array(at[f"x_{to}"]), **constants) for to in ("pos", "neg")}
 
     def value(at: dict[str, list[float]]) -> float:
-        return _LOSS[loss](*(_DISTANCE[norm](at["x"], at[other]) for other in ("x_pos", "x_neg")))
+        return float(evaluate(LOSSES[loss].definition, **distances(at), **constants))
 
-    names: dict[str, Any] = {**point, "k": 1, "exp": math.exp, "log": math.log, "temperature": 1.0, "margin": 0.2}
-    names |= {f"d_{side}": _DISTANCE[norm](point["x"], point[f"x_{side}"]) for side in ("pos", "neg")}
+    names: dict[str, Any] = {**point, **distances(point), **constants, "k": 1, "exp": math.exp, "log": math.log}
     for name, formula in product["formulas"].items():
         text = formula.replace("^", "**").replace(", otherwise", " else")
         if name.endswith("(t)"):
@@ -281,7 +288,7 @@ def test_list_has_a_line_for_every_norm_loss_and_target() -> None:
     listed = succeed("--list")
     for name, title in [(e.name, e.title) for e in (*DISTANCES.values(), *LOSSES.values())]:
         assert re.search(rf"^ +{name} +{re.escape(title)}", listed, re.MULTILINE)
-    for target in SUFFIXES:
+    for target in TARGETS:
         assert re.search(rf"^ +{target} +\S", listed, re.MULTILINE)
     assert re.search(r"^ +hinge .*--margin \[0\.2\]$", listed, re.MULTILINE)
 
@@ -291,7 +298,7 @@ def test_list_as_json_has_the_same_names() -> None:
     assert {kind: [*names] for kind, names in listed.items()} == {
         "norms": [*DISTANCES],
         "losses": [*LOSSES],
-        "targets": [*SUFFIXES],
+        "targets": [*TARGETS],
     }
 
 
@@ -382,7 +389,7 @@ def test_close_name_is_suggested(option: str, given: str, meant: str, mode: list
     [
         ("--norm", [*DISTANCES]),
         ("--loss", [*LOSSES]),
-        ("--target", [*SUFFIXES]),
+        ("--target", [*TARGETS]),
         ("--dtype", ["float32", "float64"]),
     ],
 )

@@ -35,10 +35,12 @@ class Settings:
 
     dtypes: the float types it accepts.
     parameters: default values of temperature, margin, ..., where they differ from the catalogue's.
+    engine: the program that a target needs to finish its files; '' for the first that is found.
     """
 
     dtypes: tuple[str, ...] = DTYPES
     parameters: Mapping[str, float] = field(default_factory=dict)
+    engine: str = ""
 
     def values(self, objective: Objective) -> dict[str, float]:
         """The default of every parameter of `objective`; raises `UsageError` for one outside its domain."""
@@ -55,15 +57,25 @@ class Settings:
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """One file of generated source; `path` is relative to the output folder."""
+    """One generated file; `path` is relative to the output folder. A file that is not text has `binary` content."""
 
     path: str
-    text: str
+    text: str = ""
+    binary: bytes | None = None
+
+    @property
+    def content(self) -> bytes:
+        """What is written to disk."""
+        return self.text.encode() if self.binary is None else self.binary
 
 
 @dataclass(frozen=True)
 class Product:
-    """Everything that one target made of one objective."""
+    """Everything that one target made of one objective.
+
+    lacks: why a file could not be made on this machine and how to mend that; '' if all files are there.
+    facts: what the target knows of the files besides their content, for its own `verify`.
+    """
 
     objective: Objective
     target: str
@@ -71,6 +83,8 @@ class Product:
     derivation: Derivation = field(repr=False)
     kernel: RowKernel = field(repr=False)
     files: tuple[GeneratedFile, ...] = field(repr=False)
+    lacks: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def command(self) -> str:
@@ -101,6 +115,10 @@ class Target(ABC):
     name: str
     title: str
     templates: Mapping[str, str]
+    folder: str = ""
+    """The folder of templates, where it is not called like the target."""
+    delimiters: Mapping[str, str] = {}
+    """Jinja's delimiters, where the language needs its braces for itself."""
 
     @property
     def template_root(self) -> Traversable:
@@ -124,15 +142,21 @@ class Target(ABC):
             **self._common_context(derivation, kernel, settings),
             **self.context(derivation, kernel, settings),
         }
-        environment = _environment(self.template_root)
+        environment = _environment(self.template_root, self.delimiters)
         rendered = tuple(
             GeneratedFile(
                 f"{self.name}/{pattern.format(stem=kernel.objective.stem)}",
-                environment.get_template(f"{self.name}/{template}").render(context),
+                environment.get_template(f"{self.folder or self.name}/{template}").render(context),
             )
             for template, pattern in self.templates.items()
         )
-        return Product(derivation.objective, self.name, settings, derivation, kernel, rendered)
+        return Product(
+            derivation.objective, self.name, settings, derivation, kernel, rendered, facts=self.facts(context)
+        )
+
+    def facts(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What `verify` needs of the context that the templates were rendered with."""
+        return {}
 
     def _common_context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> dict[str, Any]:
         from ..text import formulas, table
@@ -155,7 +179,7 @@ class Target(ABC):
 
     def _fingerprint(self, kernel: RowKernel, settings: Settings) -> str:
         """A hash of all that the output depends on: definitions, kernel, settings and templates."""
-        folder = self.template_root / self.name
+        folder = self.template_root / (self.folder or self.name)
         inputs = {
             "version": __version__,
             "definitions": [kernel.objective.distance.definition, kernel.objective.loss.definition],
@@ -175,7 +199,7 @@ def _texts(folder: Traversable) -> dict[str, str]:
     return texts
 
 
-def _environment(root: Traversable) -> jinja2.Environment:
+def _environment(root: Traversable, delimiters: Mapping[str, str]) -> jinja2.Environment:
     def load(name: str) -> str | None:
         entry = root.joinpath(*name.split("/"))
         return entry.read_text(encoding="utf-8") if entry.is_file() else None
@@ -187,4 +211,5 @@ def _environment(root: Traversable) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        **delimiters,  # type: ignore[arg-type]
     )

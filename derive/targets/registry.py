@@ -10,7 +10,9 @@ from types import MappingProxyType
 from ..errors import UsageError
 from .base import Target
 from .cuda import CudaTarget
+from .latex import LatexTarget
 from .numpy import NumpyTarget
+from .pdf import PdfTarget
 
 ENTRY_POINTS = "derive_triplet.targets"
 
@@ -21,7 +23,9 @@ def targets() -> Mapping[str, Target]:
 
     Raises `UsageError` if a package offers something that is not a target, or one under a name that is taken.
     """
-    found: dict[str, Target] = {target.name: target for target in (NumpyTarget(), CudaTarget())}
+    found: dict[str, Target] = {
+        target.name: target for target in (NumpyTarget(), CudaTarget(), LatexTarget(), PdfTarget())
+    }
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         target = entry.load()
         if isinstance(target, type):

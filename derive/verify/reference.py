@@ -17,7 +17,8 @@ from ..catalogue import Objective
 from ..highprecision import distance_value, loss_value
 
 _STEP = mpmath.mpf(10) ** -30
-_SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1
+_SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
+_SMALL = mpmath.mpf(10) ** -40
 _KINK = mpmath.mpf(10) ** -6  # one-sided differences of a smooth function agree to about the step
 
 
@@ -125,7 +126,8 @@ def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any
             ahead_pos, behind_pos = loss(d_pos + h, d_neg), loss(d_pos - h, d_neg)
             ahead_neg, behind_neg = loss(d_pos, d_neg + h), loss(d_pos, d_neg - h)
             visible = mpmath.mpf(10) ** (45 - digits - extra) * abs(here)
-            if extra or min(abs(ahead_pos - here), abs(ahead_neg - here)) >= visible:
+            shows = min(abs(ahead_pos - here), abs(ahead_neg - here)) >= visible
+            if shows and (here == 0 or abs(here) >= _SMALL):
                 break
     with mpmath.workdps(digits + extra):
         pos, neg = _central(ahead_pos, here, behind_pos, h), _central(ahead_neg, here, behind_neg, h)

@@ -1,0 +1,86 @@
+"""Pictures of a proof as coordinates, which the template draws: the loss against delta, and the field of gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mpmath
+
+from .catalogue import LOSSES, Objective
+from .highprecision import loss_value
+from .verify.reference import reference
+
+_DELTAS = [step / 4 for step in range(-24, 25)]  # what is plotted: delta from -6 to 6
+_FAR = 10  # d_neg, at which all these deltas are possible
+_GRID = 9  # arrows in a row of the field
+_LONGEST = 0.5  # arrow, where the grid's distance is 0.55
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of delta as TikZ coordinates."""
+
+    name: str
+    value: str
+    slope: str
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An arrow of a field, from its middle outwards, in units of the picture."""
+
+    x: str
+    y: str
+    dx: str
+    dy: str
+
+
+def curves(limit: float) -> tuple[Curve, ...]:
+    """Each loss of the catalogue and its slope, at default parameters, cut off above `limit`."""
+    return tuple(
+        Curve(name, _path(name, limit, derivative=False), _path(name, limit, derivative=True)) for name in LOSSES
+    )
+
+
+def _path(name: str, limit: float, derivative: bool) -> str:
+    loss, h = LOSSES[name], mpmath.mpf(10) ** -20
+    points = []
+    with mpmath.workdps(60):
+        for delta in _DELTAS:
+            d_pos, d_neg = mpmath.mpf(_FAR + delta), mpmath.mpf(_FAR)
+            if derivative:
+                value = (loss_value(loss, d_pos + h, d_neg, {}) - loss_value(loss, d_pos - h, d_neg, {})) / (2 * h)
+            else:
+                value = loss_value(loss, d_pos, d_neg, {})
+            if value <= limit:
+                points.append(f"({delta:g},{_rounded(value)})")
+    return " ".join(points)
+
+
+def field(objective: Objective, parameters: Mapping[str, float]) -> tuple[Arrow, ...]:
+    """Where gradient descent moves the anchor in the plane, for x_pos = (-1, 0) and x_neg = (1, 0).
+
+    The lengths are square roots of the gradient's, so that small ones can be seen, in units of the longest.
+    """
+    ticks = [-2.2 + 4.4 * at / (_GRID - 1) for at in range(_GRID)]
+    found = []
+    for y in ticks:
+        for x in ticks:
+            exact = reference(objective, (x, y), (-1.0, 0.0), (1.0, 0.0), parameters)
+            found.append((x, y, *(-float(component) for component in exact.gradients["x"].value)))
+    longest = max(math.hypot(dx, dy) for *_, dx, dy in found) or 1.0
+    arrows = []
+    for x, y, dx, dy in found:
+        length = math.hypot(dx, dy)
+        if length > 0.005 * longest:
+            scale = _LONGEST * math.sqrt(length / longest) / length
+            arrows.append(Arrow(_rounded(x), _rounded(y), _rounded(scale * dx), _rounded(scale * dy)))
+    return tuple(arrows)
+
+
+def _rounded(value: object) -> str:
+    """Three decimals, so that the last bits of a machine's arithmetic do not show."""
+    text = f"{float(value):.3f}"  # type: ignore[arg-type]
+    return "0.000" if text == "-0.000" else text

@@ -1,0 +1,73 @@
+"""The LaTeX target: the proof as a document, every displayed equation a checked step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .base import Product, Settings, Target
+
+if TYPE_CHECKING:
+    from ..differentiate import Derivation
+    from ..kernel import RowKernel
+    from ..verify.report import Report
+
+_PLOTTED = 4.0  # the largest loss in the picture
+
+
+class LatexTarget(Target):
+    name = "latex"
+    title = "the derivation and its proof, as a LaTeX document"
+    templates = {"proof.tex.jinja": "{stem}.tex"}
+    delimiters = {
+        "block_start_string": "<%",
+        "block_end_string": "%>",
+        "variable_start_string": "<<",
+        "variable_end_string": ">>",
+        "comment_start_string": "<#",
+        "comment_end_string": "#>",
+    }
+
+    def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
+        import sympy
+
+        from ..latex import escape, to_latex
+        from ..pictures import curves, field
+        from ..proof import EMBEDDINGS, approached, bounded, loss_at, prove, where
+        from ..symbols import parameter
+
+        objective = derivation.objective
+        values = settings.values(objective)
+        proof = prove(derivation, kernel, values)
+        companion = proof.companion.objective if proof.companion else None
+        return {
+            "proof": proof,
+            "derivation": derivation,
+            "distance": objective.distance,
+            "loss": objective.loss,
+            "companion": companion,
+            "f": proof.formulas,
+            "g": proof.companion_formulas,
+            "embeddings": tuple(EMBEDDINGS.items()),
+            "introduced": [symbol.name for symbol in derivation.loss.introduced],
+            "abbreviations": proof.abbreviations,
+            "quotients": [name.removeprefix("quotient ") for name in proof.chains if name.startswith("quotient ")],
+            "distance_is_invariant": derivation.distance.translation_invariant,
+            "curves": curves(_PLOTTED),
+            "fields": [field(of, values) for of in (objective, companion) if of],
+            "tex": escape,
+            "symbol": lambda of: to_latex(parameter(of)),
+            "where": where,
+            "bounded": bounded,
+            "approached": approached,
+            "loss_at": lambda d_pos, d_neg: loss_at(objective, d_pos, d_neg),
+            "sympy_version": sympy.__version__,
+        }
+
+    def facts(self, context: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"proof": context["proof"]}
+
+    def verify(self, product: Product, thorough: bool = False) -> Report:
+        from ..verify.documents import verify_latex
+
+        return verify_latex(product, thorough)

@@ -1,0 +1,304 @@
+"""The generated CUDA, as far as a machine without a GPU can tell: compiled, linked, refused arguments, and its
+mathematics, which is ordinary C++, executed on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from derive_triplet import DISTANCES, LOSSES, Product, differentiate, generate, verify
+from derive_triplet.derive.targets.cuda import FLOAT_TYPES, kernel_names
+from derive_triplet.derive.verify import nvcc, nvrtc
+from derive_triplet.derive.verify.checks import Runner, run_checks
+
+OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
+# compiling takes seconds for each objective; these differ the most, in weights and in parameters
+ON_ALL_ARCHITECTURES = [("l2", "softmax-mse"), ("l2-squared", "hinge")]
+LAUNCHED = [*ON_ALL_ARCHITECTURES, ("l2", "softmax-nll")]
+NEWEST = 100
+
+SUCCESS, INVALID_VALUE = 0, 1  # cudaSuccess, cudaErrorInvalidValue
+CTYPES = {"f32": ctypes.c_float, "f64": ctypes.c_double}
+NUMPY_TYPES = {"f32": "float32", "f64": "float64"}
+
+needs_nvrtc, needs_nvcc = pytest.mark.needs("nvrtc"), pytest.mark.needs("nvcc")
+
+
+def made(norm: str, loss: str, **options: Any) -> Product:
+    return generate(differentiate(norm, loss), "cuda", **options)
+
+
+def offered() -> list[str]:
+    return [name for name in nvrtc.architectures() if int(name.removeprefix("sm_")) <= NEWEST]
+
+
+# ---------------------------------------------------------------- compiled by NVRTC
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("norm", "loss"), ON_ALL_ARCHITECTURES)
+def test_every_architecture_compiles_without_warnings_or_spills(
+    norm: str, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvcc, "find", lambda: None)  # it has a test of its own
+    report = verify(made(norm, loss), thorough=True)
+    assert report.passed, str(report)
+    assert report.level == f"compiled (NVRTC {nvrtc.version()}: {', '.join(offered())})"
+    assert {(check.regime, check.dtype) for check in report.checks} == set(
+        itertools.product(offered(), ("float", "double"))
+    )
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("norm", "loss"), [pair for pair in OBJECTIVES if pair not in ON_ALL_ARCHITECTURES])
+def test_the_oldest_and_the_newest_architecture_compile_without_warnings_or_spills(norm: str, loss: str) -> None:
+    product = made(norm, loss)
+    names = kernel_names(product)
+
+    def compiled_for(architecture: str) -> nvrtc.Compiled:
+        return nvrtc.compile_source(product.text(".cuh"), architecture, names)
+
+    oldest, *_, newest = offered()
+    with ThreadPoolExecutor() as pool:
+        for compiled in pool.map(compiled_for, (oldest, newest)):
+            assert compiled.warnings == ()
+            assert {kernel.name: kernel.spilled_bytes for kernel in compiled.usage} == dict.fromkeys(names, 0)
+
+
+@pytest.mark.parametrize("dtypes", [["float32"], ["float64"], ["float32", "float64"]])
+def test_only_the_float_types_asked_for_are_instantiated(dtypes: list[str]) -> None:
+    product = made("l2", "hinge", dtypes=dtypes)
+    types = [FLOAT_TYPES[dtype] for dtype in dtypes]
+    assert {re.split("[<,]", name)[1] for name in kernel_names(product)} == {scalar.name for scalar in types}
+    for suffix in (".cuh", ".cu"):
+        launchers = re.findall(rf"cudaError_t {product.objective.stem}_\w+_(f\d\d)\(", product.text(suffix))
+        assert sorted(launchers) == sorted(3 * [scalar.suffix for scalar in types])
+    launched = set(re.findall(r"_by_block<(\w+), \d>", product.text(".cu")))
+    assert launched - {"T"} == {scalar.name for scalar in types}
+
+
+def test_the_source_knows_every_dimension_and_its_size_does_not_depend_on_it() -> None:
+    for norm, loss in OBJECTIVES:
+        for file in made(norm, loss).files:
+            assert len(file.text.splitlines()) < 500
+            assert "long long dim" in file.text
+
+
+# ---------------------------------------------------------------- the launchers, built by nvcc
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All generated files of all objectives."""
+    folder = tmp_path_factory.mktemp("cuda")
+    for norm, loss in OBJECTIVES:
+        write(made(norm, loss), folder)
+    return folder
+
+
+def write(product: Product, folder: Path) -> None:
+    for file in product.files:
+        (folder / Path(file.path).name).write_text(file.text, encoding="utf-8")
+
+
+def build(folder: Path, name: str, *arguments: str) -> ctypes.CDLL:
+    """A shared library from sources in `folder`; unoptimised, because only the host's part is executed."""
+    compiler = nvcc.find()
+    assert compiler is not None
+    options = ["-std=c++17", "-arch=compute_80", "-Xcicc=-O0", "--threads=0", "-shared", "-Xcompiler=-fPIC"]
+    command = [compiler, *options, *nvcc.WARNINGS_AS_ERRORS, *arguments, "-o", f"{name}.so"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(folder / f"{name}.so"))
+
+
+@pytest.fixture(scope="module")
+def launchers(folder: Path) -> ctypes.CDLL:
+    """Launchers of several objectives, in one library with a static CUDA runtime: it loads without a driver."""
+    sources = [f"{made(norm, loss).objective.stem}.cu" for norm, loss in LAUNCHED]
+    return build(folder, "launchers", "--cudart=static", *sources)
+
+
+def call(library: ctypes.CDLL, product: Product, kind: str, suffix: str, **changed: Any) -> int:
+    """Calls a launcher with arguments that are right, and nothing to do, but for what is changed."""
+    scalar = CTYPES[suffix]
+    somewhere = 1 << 20  # never read: nothing is launched
+    pointers = {
+        "forward": ["x", "x_pos", "x_neg", "loss", "weights"],
+        "backward": ["x", "x_pos", "x_neg", "weights", "upstream", "factor", "grad_x", "grad_x_pos", "grad_x_neg"],
+        "forward_backward": ["x", "x_pos", "x_neg", "upstream", "factor", "loss", "grad_x", "grad_x_pos", "grad_x_neg"],
+    }[kind]
+    arguments: dict[str, Any] = {name: ctypes.c_void_p(somewhere) for name in pointers}
+    if "factor" in arguments:
+        arguments["factor"] = scalar(1)
+    arguments |= {"rows": ctypes.c_longlong(0), "dim": ctypes.c_longlong(8)}
+    if kind != "backward":
+        arguments |= {p.name: scalar(p.default) for p in product.objective.parameters}
+    arguments["stream"] = ctypes.c_void_p(None)
+    for name, value in changed.items():
+        arguments[name] = type(arguments[name])(value)
+    launcher = getattr(library, f"{product.objective.stem}_{kind}_{suffix}")
+    return int(launcher(*arguments.values()))
+
+
+KINDS = ("forward", "backward", "forward_backward")
+LAUNCHERS = list(itertools.product(KINDS, CTYPES))
+BAD_PARAMETERS = {"positive": (0.0, -1.0, np.nan, np.inf, -np.inf), "nonnegative": (-1.0, np.nan, np.inf, -np.inf)}
+
+
+def assert_arguments_are_checked(library: ctypes.CDLL, product: Product) -> None:
+    for kind, suffix in LAUNCHERS:
+        assert call(library, product, kind, suffix) == SUCCESS, "no rows are no work"
+        assert call(library, product, kind, suffix, rows=-1) == INVALID_VALUE
+        assert call(library, product, kind, suffix, dim=0) == INVALID_VALUE
+        assert call(library, product, kind, suffix, dim=-8) == INVALID_VALUE
+        for name in ["x", "x_pos", "x_neg"]:
+            assert call(library, product, kind, suffix, rows=1, **{name: None}) == INVALID_VALUE, name
+        for name in ["loss"] * (kind != "backward") + ["weights"] * (kind != "forward_backward"):
+            assert call(library, product, kind, suffix, rows=1, **{name: None}) == INVALID_VALUE, name
+        for name in ["grad_x", "grad_x_pos", "grad_x_neg"] * (kind != "forward"):
+            assert call(library, product, kind, suffix, rows=1, **{name: None}) == INVALID_VALUE, name
+        # more elements than an address can reach
+        assert call(library, product, kind, suffix, rows=2**62) == INVALID_VALUE
+        for parameter in product.objective.parameters if kind != "backward" else ():
+            for bad in BAD_PARAMETERS[parameter.domain]:
+                assert call(library, product, kind, suffix, **{parameter.name: bad}) == INVALID_VALUE, bad
+            if parameter.domain == "nonnegative":
+                assert call(library, product, kind, suffix, **{parameter.name: 0.0}) == SUCCESS
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("norm", "loss"), LAUNCHED)
+def test_launchers_refuse_arguments_that_cannot_be(launchers: ctypes.CDLL, norm: str, loss: str) -> None:
+    assert_arguments_are_checked(launchers, made(norm, loss))
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("old", "new"), [("!is_valid(parameters)", "false"), ("rows >= 0", "true")])
+def test_a_check_left_out_of_a_launcher_is_seen(tmp_path: Path, old: str, new: str) -> None:
+    product = made("l2", "hinge")
+    write(product, tmp_path)
+    (source,) = tmp_path.glob("*.cu")
+    text = source.read_text()
+    assert old in text
+    source.write_text(text.replace(old, new))
+    library = build(tmp_path, "launchers", "--cudart=static", source.name)
+    with pytest.raises(AssertionError):
+        assert_arguments_are_checked(library, product)
+
+
+@needs_nvcc
+def test_launchers_of_several_objectives_have_c_names_and_share_a_program(launchers: ctypes.CDLL) -> None:
+    for (norm, loss), (kind, suffix) in itertools.product(LAUNCHED, LAUNCHERS):
+        assert hasattr(launchers, f"{made(norm, loss).objective.stem}_{kind}_{suffix}")
+    assert not hasattr(launchers, "triplet_hinge_l2_forward_f16")
+
+
+@needs_nvcc
+def test_nvcc_compiles_for_all_major_architectures_without_warnings() -> None:
+    assert nvcc.errors(made("l2", "softmax-nll", dtypes=["float32"]).files) == ""
+
+
+# ---------------------------------------------------------------- the mathematics of a row, on the CPU
+
+ON_THE_CPU = """
+extern "C" void {stem}_{suffix}(const {type}* x, const {type}* x_pos, const {type}* x_neg, int dim,
+                                {type} parameter, {type}* loss, {type}* a, {type}* b, {type}* c) {{
+    using namespace {stem};
+    Sums<{type}> sums{{}};
+    for (int k = 0; k < dim; ++k) accumulate(sums, x[k], x_pos[k], x_neg[k]);
+    const Row<{type}> row = evaluate(sums, Parameters<{type}>{{parameter}});
+    *loss = row.loss;
+    for (int k = 0; k < dim; ++k) gradient(row, x[k], x_pos[k], x_neg[k], a[k], b[k], c[k]);
+}}
+"""
+
+
+def on_the_cpu(folder: Path, products: Sequence[Product]) -> ctypes.CDLL:
+    """The functions of the headers, behind a C interface, all in one translation unit of ordinary C++."""
+    lines = [f'#include "{product.objective.stem}.cuh"' for product in products]
+    for product, scalar in itertools.product(products, FLOAT_TYPES.values()):
+        lines.append(ON_THE_CPU.format(stem=product.objective.stem, suffix=scalar.suffix, type=scalar.name))
+    (folder / "rows.cpp").write_text("\n".join(lines))
+    return build(folder, "rows", "--cudart=none", "-O2", "rows.cpp")
+
+
+def cpu_runner(library: ctypes.CDLL, product: Product) -> Runner:
+    def run(
+        x: Any, x_pos: Any, x_neg: Any, parameters: Mapping[str, float], reduction: str = "none"
+    ) -> tuple[Any, list[Any]]:
+        (suffix,) = (suffix for suffix, name in NUMPY_TYPES.items() if x.dtype == name)
+        function = getattr(library, f"{product.objective.stem}_{suffix}")
+        loss, gradients = np.empty(len(x), x.dtype), [np.empty_like(x) for _ in range(3)]
+        (parameter,) = parameters.values()
+        for row in range(len(x)):
+            inputs = [np.ascontiguousarray(e[row]) for e in (x, x_pos, x_neg)]
+            outputs = [loss[row:], *(g[row] for g in gradients)]
+            address = [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]
+            function(*address[:3], x.shape[1], CTYPES[suffix](parameter), *address[3:])
+        # batches are the kernels' business: the rows here are only scaled and added up
+        factor = x.dtype.type(1 / len(x) if reduction == "mean" else 1)
+        return (loss if reduction == "none" else factor * loss.sum()), [factor * g for g in gradients]
+
+    return run
+
+
+def failures(run: Runner, product: Product) -> list[Any]:
+    defaults = {p.name: p.default for p in product.objective.parameters}
+    checks = run_checks(product.objective, run, ["float32", "float64"], defaults, translation_invariant=True)
+    return [check for check in checks if not check.passed]
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> Iterator[ctypes.CDLL]:
+    yield on_the_cpu(folder, [made(norm, loss) for norm, loss in OBJECTIVES])
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("norm", "loss"), OBJECTIVES)
+def test_the_mathematics_of_a_row_agrees_with_the_reference(rows: ctypes.CDLL, norm: str, loss: str) -> None:
+    product = made(norm, loss)
+    assert failures(cpu_runner(rows, product), product) == []
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("grad_x_pos = -u", "grad_x_pos = u"),
+        ("b == T(0) ? T(0) : a / b", "a / b"),
+        ("sigmoid(-z)", "(T(1) - s)"),
+        ("z >= T(0) ? T(1) : t", "T(1)"),
+        ("T(4) * q", "T(2) * q"),
+        ("u = x - x_pos", "u = x_pos - x"),
+    ],
+)
+def test_an_error_in_the_mathematics_of_a_row_is_seen(tmp_path: Path, old: str, new: str) -> None:
+    product = made("l2", "softmax-mse")
+    write(product, tmp_path)
+    (header,) = tmp_path.glob("*.cuh")
+    text = header.read_text()
+    assert old in text
+    header.write_text(text.replace(old, new))
+    assert failures(cpu_runner(on_the_cpu(tmp_path, [product]), product), product)
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("norm", "loss"), OBJECTIVES)
+def test_a_nan_is_not_hidden(rows: ctypes.CDLL, norm: str, loss: str) -> None:
+    run = cpu_runner(rows, product := made(norm, loss))
+    for dtype, where in itertools.product(("float32", "float64"), range(3)):
+        triplet = [np.array([row], dtype) for row in ([0.0, 0.1], [0.2, 0.3], [0.4, 0.5])]
+        triplet[where][0, 1] = np.nan
+        found, gradients = run(*triplet, {p.name: p.default for p in product.objective.parameters})
+        assert np.isnan(found[0])
+        assert all(np.isnan(g).any() for g in gradients)

@@ -1,0 +1,148 @@
+"""Each rewriting rule: on the forms it is for, on forms that only look like them, and its equality at 50 digits."""
+
+from __future__ import annotations
+
+import random
+
+import mpmath
+import pytest
+import sympy as sp
+
+from derive_triplet.derive.catalogue import LOSSES
+from derive_triplet.derive.evaluate import Point, evaluate
+from derive_triplet.derive.functions import positive_part, sigmoid, softplus
+from derive_triplet.derive.lemmas import derive_loss
+from derive_triplet.derive.stabilise import RULES
+
+A, B, C = sp.symbols("a b c", real=True)
+T = sp.Symbol("t", positive=True)
+BY_NAME = {rule.name: rule for rule in RULES}
+SOFTMAX, COMPLEMENT, LOG, POSITIVE = "softmax is a sigmoid", "complement", "log of a sigmoid", "positive part"
+
+
+def softmax(over: sp.Expr, other: sp.Expr, power: int = 1) -> sp.Expr:
+    return sp.exp(power * over) / (sp.exp(over) + sp.exp(other)) ** power
+
+
+REWRITTEN = [
+    (SOFTMAX, softmax(A, B), sigmoid(A - B)),
+    (SOFTMAX, softmax(B, A), sigmoid(B - A)),
+    (SOFTMAX, softmax(A, B, 2), sigmoid(A - B) ** 2),
+    (SOFTMAX, softmax(A / T, B / T), sigmoid((A - B) / T)),
+    (SOFTMAX, softmax(A, -A), sigmoid(2 * A)),
+    (SOFTMAX, 3 * C * softmax(A, B), 3 * C * sigmoid(A - B)),
+    (SOFTMAX, softmax(A, B) + sp.log(softmax(B, C)), sigmoid(A - B) + sp.log(sigmoid(B - C))),
+    (COMPLEMENT, 1 - sigmoid(A), sigmoid(-A)),
+    (COMPLEMENT, sigmoid(A) - 1, -sigmoid(-A)),
+    (COMPLEMENT, (1 - sigmoid(A - B)) ** 2 * C, sigmoid(B - A) ** 2 * C),
+    (LOG, sp.log(sigmoid(A)), -softplus(-A)),
+    (LOG, -T * sp.log(sigmoid(A - B)) + C, T * softplus(B - A) + C),
+    (POSITIVE, sp.Max(0, A - B), positive_part(A - B)),
+    (POSITIVE, sp.Max(A, 0) ** 2 + C, positive_part(A) ** 2 + C),
+]
+
+LEFT_ALONE = [
+    (SOFTMAX, sp.exp(C) / (sp.exp(A) + sp.exp(B))),
+    (SOFTMAX, sp.exp(A) / (sp.exp(A) + 2 * sp.exp(B))),
+    (SOFTMAX, sp.exp(A) / (sp.exp(A) - sp.exp(B))),
+    (SOFTMAX, sp.exp(A) / (sp.exp(A) + sp.exp(B) + sp.exp(C))),
+    (SOFTMAX, sp.exp(A) / (sp.exp(A) + sp.exp(B)) ** 2),
+    (SOFTMAX, sp.exp(2 * A) / (sp.exp(A) + sp.exp(B))),
+    (SOFTMAX, sp.exp(A) * (sp.exp(A) + sp.exp(B))),
+    (SOFTMAX, A / (A + B)),
+    (COMPLEMENT, 2 - sigmoid(A)),
+    (COMPLEMENT, 1 + sigmoid(A)),
+    (COMPLEMENT, 1 - 2 * sigmoid(A)),
+    (COMPLEMENT, 1 - sigmoid(A) - sigmoid(B)),
+    (COMPLEMENT, 1 - softplus(A)),
+    (LOG, sp.log(2 * sigmoid(A))),
+    (LOG, sp.log(A)),
+    (LOG, sp.log(softplus(A))),
+    (POSITIVE, sp.Max(A, B)),
+    (POSITIVE, sp.Max(0, A, B)),
+    (POSITIVE, sp.Max(1, A)),
+]
+
+
+def points(count: int = 6) -> list[Point]:
+    source = random.Random(7)
+
+    def number() -> mpmath.mpf:
+        return mpmath.mpf(source.randrange(-3 * 10**60, 3 * 10**60)) / 10**60
+
+    return [Point(1, scalars={A: number(), B: number(), C: number(), T: abs(number())}) for _ in range(count)]
+
+
+def agree(before: sp.Expr, after: sp.Expr) -> bool:
+    with mpmath.workdps(80):
+        tolerance = mpmath.mpf(10) ** -50
+        return all(mpmath.almosteq(evaluate(before, p), evaluate(after, p), tolerance) for p in points())
+
+
+def test_every_rule_is_tested_here_and_says_why_it_holds() -> None:
+    assert {name for name, *_ in REWRITTEN} == {name for name, *_ in LEFT_ALONE} == set(BY_NAME)
+    assert all(rule.reason for rule in RULES)
+
+
+@pytest.mark.parametrize(("name", "before", "after"), REWRITTEN, ids=str)
+def test_a_rule_rewrites_its_forms(name: str, before: sp.Expr, after: sp.Expr) -> None:
+    found = BY_NAME[name].apply(before)
+    assert found != before
+    assert sp.expand(found - after) == 0 or agree(found, after)
+    assert not found.atoms(sp.exp, sp.Max)
+    assert agree(before, found)
+
+
+@pytest.mark.parametrize(("name", "expr"), LEFT_ALONE, ids=str)
+def test_a_rule_leaves_other_forms_alone(name: str, expr: sp.Expr) -> None:
+    assert BY_NAME[name].apply(expr) == expr
+
+
+def test_the_comparison_at_50_digits_sees_a_wrong_rule() -> None:
+    assert not agree(1 - sigmoid(A), sigmoid(A))
+    assert not agree(softplus(A), softplus(A) * (1 + sp.Rational(1, 10**49)))
+    assert not agree(positive_part(A), A)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rules_applied_together_to_random_combinations_keep_the_value(seed: int) -> None:
+    source = random.Random(seed)
+    forms = [before for _, before, _ in REWRITTEN] + [expr for _, expr in LEFT_ALONE if expr.has(sigmoid, sp.Max)]
+    before = sp.Add(*(source.choice([-2, 1, C]) * sp.Mul(*source.sample(forms, 2)) for _ in range(3)))
+    after = before
+    for rule in (*RULES, *RULES):
+        after = rule.apply(after)
+    assert after != before
+    assert agree(before, after)
+
+
+# ---------------------------------------------------------------- what the catalogue becomes
+
+
+def complements(expr: sp.Expr) -> list[sp.Expr]:
+    """Sums in which a sigmoid, or a name of one, is taken from a constant."""
+    names = {sp.Symbol("s", positive=True), sp.Symbol("q", positive=True)}
+
+    def is_sigmoid(term: sp.Expr) -> bool:
+        return isinstance(term, sigmoid) or term in names
+
+    return [
+        e
+        for e in expr.atoms(sp.Add)
+        if e.as_coeff_Add()[0] != 0 and any(is_sigmoid(-t) or is_sigmoid(t) for t in e.args)
+    ]
+
+
+def test_the_search_for_complements_finds_them() -> None:
+    s = sp.Symbol("s", positive=True)
+    assert complements(2 * s * (1 - s)) == [1 - s]
+    assert complements((sigmoid(A) - 1) ** 2) == [sigmoid(A) - 1]
+    assert not complements(s * (1 - A) + sigmoid(A))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_and_its_slopes_have_no_exponential_and_no_complement_left(name: str) -> None:
+    derived = derive_loss(LOSSES[name])
+    for expr in (derived.value.result, *(lemma.result for lemma in derived.slopes.values())):
+        assert not expr.atoms(sp.exp, sp.log, sp.Max, sp.Abs)
+        assert not complements(expr)

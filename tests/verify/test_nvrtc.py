@@ -1,0 +1,147 @@
+"""The runtime compiler as we call it: what it returns, what it refuses, and how it says that it is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from derive_triplet import DeriveTripletError, differentiate, generate, verify
+from derive_triplet.derive.verify import nvcc, nvrtc
+
+SOURCE = """
+template <typename T, int N> __global__ void scale(T* values) { values[threadIdx.x] *= T(N); }
+extern "C" __global__ void plain(float* values) { values[threadIdx.x] = 0; }
+"""
+LOCAL = """
+extern "C" __global__ void __launch_bounds__(1024) crowded(const double* in, double* out) {
+    double held[64];
+#pragma unroll
+    for (int k = 0; k < 64; ++k) held[k] = in[threadIdx.x + 1024 * k];
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < 64; ++k) out[threadIdx.x + 1024 * k] = held[k] * held[63 - k];
+}
+"""
+needs_nvrtc = pytest.mark.needs("nvrtc")
+
+
+@pytest.fixture
+def oldest() -> str:
+    return nvrtc.architectures()[0]
+
+
+@needs_nvrtc
+def test_architectures_are_offered_oldest_first() -> None:
+    numbers = [int(name.removeprefix("sm_")) for name in nvrtc.architectures()]
+    assert numbers == sorted(set(numbers))
+    assert {80, 90, 100} <= set(numbers)
+    assert re.fullmatch(r"\d+\.\d+", nvrtc.version())
+
+
+@needs_nvrtc
+def test_a_source_is_compiled_to_ptx_with_the_kernels_asked_for(oldest: str) -> None:
+    compiled = nvrtc.compile_source(SOURCE, oldest, ["scale<float, 3>", "scale<double, 5>", "plain"])
+    assert compiled.architecture == oldest
+    assert set(compiled.names) == {"scale<float, 3>", "scale<double, 5>", "plain"}
+    assert len(set(compiled.names.values())) == 3
+    assert compiled.names["plain"] == "plain"
+    for mangled in compiled.names.values():
+        assert f".entry {mangled}(" in compiled.ptx
+    assert {kernel.name for kernel in compiled.usage} == set(compiled.names)
+    assert all(kernel.registers > 0 and kernel.spilled_bytes == 0 for kernel in compiled.usage)
+    assert compiled.warnings == ()
+
+
+@needs_nvrtc
+def test_a_template_that_is_not_asked_for_is_not_compiled(oldest: str) -> None:
+    assert [kernel.name for kernel in nvrtc.compile_source(SOURCE, oldest, []).usage] == ["plain"]
+
+
+@needs_nvrtc
+def test_warnings_are_reported_with_their_line(oldest: str) -> None:
+    unused = SOURCE.replace("{ values[threadIdx.x] = 0", "{ int unused; values[threadIdx.x] = 0")
+    first, *_ = nvrtc.compile_source(unused, oldest, [], "some_name.cuh").warnings
+    assert "some_name.cuh(3)" in first
+    assert '"unused" was declared but never referenced' in first
+
+
+@needs_nvrtc
+def test_spilled_registers_are_reported(oldest: str) -> None:
+    (kernel,) = nvrtc.compile_source(LOCAL, oldest, []).usage
+    assert kernel.name == "crowded"
+    assert kernel.spilled_bytes > 0
+    assert kernel.registers <= 64  # of the 65536 that 1024 threads share
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("source", "kernels", "message"),
+    [
+        ("__global__ void k() { no_such_name(); }", [], r'my\.cuh\(1\): error.*"no_such_name" is undefined'),
+        ("__global__ void k() { int }", [], r"my\.cuh\(1\): error"),
+        (SOURCE, ["scale<float>"], "scale<float>"),
+        (SOURCE, ["no_such_kernel"], "no_such_kernel"),
+        ('#include "no_such_header.h"', [], "no_such_header"),
+    ],
+)
+def test_a_source_that_does_not_compile_raises_with_the_log(
+    oldest: str, source: str, kernels: list[str], message: str
+) -> None:
+    with pytest.raises(nvrtc.NvrtcError, match=message):
+        nvrtc.compile_source(source, oldest, kernels, "my.cuh")
+
+
+@needs_nvrtc
+def test_an_architecture_that_is_not_offered_raises() -> None:
+    with pytest.raises(nvrtc.NvrtcError, match="gpu-architecture"):
+        nvrtc.compile_source(SOURCE, "sm_1", [])
+
+
+LOG = """
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z5firstPf' for 'sm_90'
+ptxas info    : Function properties for _Z5firstPf
+    0 bytes stack frame, 8 bytes spill stores, 24 bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers, 360 bytes cmem[0]
+ptxas info    : Compiling entry function '_Z6secondPf' for 'sm_90'
+ptxas info    : Function properties for _Z6secondPf
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 255 registers, 360 bytes cmem[0]
+"""
+
+
+def test_usage_is_read_from_the_log_of_ptxas() -> None:
+    first, second = nvrtc._usage(LOG, {"_Z6secondPf": "second<float>"})
+    assert (first.name, first.registers, first.spilled_bytes) == ("_Z5firstPf", 40, 24)
+    assert (second.name, second.registers, second.spilled_bytes) == ("second<float>", 255, 0)
+    assert nvrtc._usage("", {}) == ()
+
+
+# ---------------------------------------------------------------- where it is missing
+
+
+def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc, "_library", lambda: None)
+    assert not nvrtc.is_available()
+    for call in (nvrtc.version, nvrtc.architectures, lambda: nvrtc.compile_source(SOURCE, "sm_90", [])):
+        with pytest.raises(DeriveTripletError, match=r"pip install 'derive-triplet\[cuda\]'"):
+            call()
+
+
+def test_a_library_that_cannot_be_loaded_counts_as_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "libnvrtc.so.13"
+    broken.write_text("not a library")
+    monkeypatch.setattr(nvrtc, "_candidates", lambda: [broken, tmp_path / "absent" / "libnvrtc.so.13"])
+    assert nvrtc._library.__wrapped__() is None
+
+
+def test_without_a_compiler_the_level_is_rendered_and_says_how_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc, "is_available", lambda: False)
+    monkeypatch.setattr(nvcc, "find", lambda: None)
+    report = verify(generate(differentiate("l2", "hinge"), "cuda"))
+    assert (report.level, report.checks) == ("rendered", ())
+    assert report.passed
+    assert "pip install 'derive-triplet[cuda]'" in str(report)
+    assert str(report).endswith("verified to level: rendered")

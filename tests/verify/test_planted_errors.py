@@ -1,0 +1,226 @@
+"""Verification fails on errors that people make: each is planted into the rendered text of a product.
+
+A plant names the loss and the distance it is for, where it is not for all, and the check that has to see it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from derive_triplet import DISTANCES, LOSSES, Product, Report, differentiate, generate, verify
+from derive_triplet.derive.lower import lower
+from derive_triplet.derive.targets.base import Settings
+from derive_triplet.derive.targets.numpy import NumpyTarget
+from derive_triplet.derive.verify import nvrtc
+
+OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
+
+
+@dataclass(frozen=True)
+class Plant:
+    """`old` is what the text says, as a regular expression, and `new` what it says instead."""
+
+    name: str
+    old: str
+    new: str
+    norm: str = ""
+    loss: str = ""
+    seen_by: str = ""
+
+    def into(self, product: Product, suffix: str) -> Product:
+        text = product.text(suffix)
+        wrong = re.sub(self.old, self.new, text, flags=re.MULTILINE)
+        assert wrong != text, f"{self.name}: {self.old!r} is not in the text"
+        files = tuple(replace(file, text=wrong) if file.text is text else file for file in product.files)
+        return replace(product, files=files)
+
+
+PLANTS = [
+    # signs
+    Plant("sign of grad_x_pos flipped", r"= -u \*", "= u *"),
+    Plant("sign of grad_x_neg flipped", r"= v \*", "= -v *"),
+    Plant("sign of grad_x flipped", r"grad_x\[:, k\] = (.*)", r"grad_x[:, k] = -(\1)"),
+    Plant("terms of grad_x added", r"weight_pos - v", "weight_pos + v", norm="l2"),
+    Plant("distances subtracted the wrong way", "d_pos - d_neg$", "d_neg - d_pos", norm="l2"),
+    Plant("components subtracted the wrong way", r"w = x_neg(.*) - x_pos", r"w = x_pos\1 - x_neg", norm="l2-squared"),
+    # factors
+    Plant("factor 2 of the squared distance missing", r"= 2 \* slope", "= slope", norm="l2-squared"),
+    Plant("factor 2 of the loss missing", r"= 2 \* s \* s", "= s * s", loss="softmax-mse", seen_by="loss"),
+    Plant("factor 2 of the slope missing", r"= 4 \* q", "= 2 * q", loss="softmax-mse", seen_by="gradient"),
+    Plant("a power of s missing", r"q \* s \* s", "q * s", loss="softmax-mse", seen_by="gradient"),
+    Plant("batch factor of the gradients missing", r"scale = 1\.0 / .*", "scale = 1.0", seen_by="mean and sum"),
+    Plant("batch factor of the loss missing", r"loss\.sum\(\) / .*\)", "loss.sum())", seen_by="mean and sum"),
+    Plant("sum averaged", r'reduction == "sum":', 'reduction == "total":', seen_by="mean and sum"),
+    Plant("mean not a number", r"loss\.sum\(\) / ", "np.nan / ", seen_by="mean and sum"),
+    Plant("square root missing", r"np\.sqrt\(sum_neg\)", "sum_neg", norm="l2"),
+    # singular points
+    Plant("1/d unmasked", r"return np\.divide\(a, b, .*", "return a / b", norm="l2"),
+    Plant("1/d with an epsilon", r"return np\.divide\(a, b, .*", "return a / (b + 1e-12)", norm="l2"),
+    Plant("distance with an epsilon", r"np\.sqrt\(sum_pos\)", "np.sqrt(sum_pos + 1e-12)", norm="l2"),
+    Plant("derivative 1 at the kink", r"heaviside\(z, 0\.0\)", "heaviside(z, 1.0)", loss="hinge", seen_by="gradient"),
+    Plant("derivative 1/2 at the kink", r"heaviside\(z, 0\.0\)", "heaviside(z, 0.5)", loss="hinge", seen_by="gradient"),
+    Plant("hinge never inactive", r"np\.heaviside\(z, 0\.0\)", "np.ones_like(z)", loss="hinge", seen_by="gradient"),
+    # parameters
+    Plant("temperature ignored", "delta / temperature", "delta", loss="softmax-mse"),
+    Plant("temperature ignored", "delta / temperature", "delta", loss="softmax-nll"),
+    Plant("1/temperature of the slope missing", r"(slope = .*) / temperature", r"\1", loss="softmax-mse"),
+    Plant("1/temperature of the slope missing", r"(slope = .*) / temperature", r"\1", loss="softmax-nll"),
+    Plant("margin dropped", r"delta \+ margin", "delta", loss="hinge"),
+    Plant("margin subtracted", r"delta \+ margin", "delta - margin", loss="hinge"),
+    # stability
+    Plant("1 - s", r"q = _sigmoid\(-z\)", "q = 1 - s", loss="softmax-mse", seen_by="gradient"),
+    Plant("1 - q", r" s = _sigmoid\(z\)", " s = 1 - _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
+    Plant("naive ratio", r"return np\.where\(z >= 0.*", "return np.exp(z) / (1 + np.exp(z))", loss="softmax-mse"),
+    Plant("naive ratio", r"return np\.where\(z >= 0.*", "return np.exp(z) / (1 + np.exp(z))", loss="softmax-nll"),
+    Plant("naive softplus", r"return np\.maximum\(z.*", "return np.log(1 + np.exp(z))", loss="softmax-nll"),
+    Plant("softplus without log1p", r"np\.log1p\(", "np.log(1 + ", loss="softmax-nll", seen_by="loss"),
+    Plant("s and q swapped", r"_sigmoid\((-?)z\)$", r"_sigmoid(-\1z)", loss="softmax-mse"),
+    Plant("s and q swapped", r" s = _sigmoid\(z\)", " s = _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
+    Plant(
+        "squared distances by their Gram expansion",
+        r'np\.einsum\("ij,ij->i", u, u\)',
+        "np.sum(x[:, k]**2, axis=1) - 2*np.sum(x[:, k]*x_pos[:, k], axis=1) + np.sum(x_pos[:, k]**2, axis=1)",
+        norm="l2",
+    ),
+    # the wrong data
+    Plant("positive and negative swapped", r"block = x\[rows\], .*", "block = x[rows], x_neg[rows], x_pos[rows]"),
+    Plant("anchor and positive swapped", r"block = x\[rows\], .*", "block = x_pos[rows], x[rows], x_neg[rows]"),
+    Plant("gradients returned in the wrong order", r"(x\.dtype\), gradients)", r"\1[::-1]", seen_by="gradient"),
+    Plant("wrong index read", r"u = x\[:, k\] - x_pos\[:, k\]", "u = x[:, k] - x_pos[:, :1]"),
+    Plant("wrong index read", r"u = x\[:, k\] - x_pos\[:, k\]", "u = x[:, k] - x_pos[:, 0]"),
+    Plant("wrong index written", r"grad_x_neg\[:, k\] =", "grad_x_neg[:, 0] ="),
+    Plant("wrong embedding", r"v = x\[:, k\] - x_neg\[:, k\]", "v = x[:, k] - x_pos[:, k]"),
+    Plant("output not written", r"( +)grad_x_pos\[:, k\] = .*", r"\1pass"),
+    Plant("value takes positive for negative", r"sums = .*", "sums = _row_sums(x[rows], x_neg[rows], x_pos[rows])"),
+    # blocks of rows and pieces of columns
+    Plant("last row of a block left out", r"slice\(at, at \+ rows\)", "slice(at, at + rows - 1)"),
+    Plant("rows beyond a block taken for its own", r"gradient\[rows\] for", "gradient[:rows.stop - rows.start] for"),
+    Plant("column of the next piece counted twice", r"slice\(at, at \+ _PIECE\)", "slice(at, at + _PIECE + 1)"),
+    Plant("sum of the last piece only", r" \+= np", " = np"),
+]
+
+CASES = [
+    pytest.param(norm, loss, plant, id=f"{norm}, {loss}: {plant.name}")
+    for plant in PLANTS
+    for norm, loss in OBJECTIVES
+    if plant.norm in ("", norm) and plant.loss in ("", loss)
+]
+
+
+def numpy_product(norm: str, loss: str) -> Product:
+    return generate(differentiate(norm, loss), "numpy")
+
+
+@pytest.mark.parametrize(("norm", "loss"), OBJECTIVES)
+def test_verification_passes_without_an_error(norm: str, loss: str) -> None:
+    assert verify(numpy_product(norm, loss)).passed
+
+
+@pytest.mark.parametrize(("norm", "loss", "plant"), CASES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_verification_fails_on_an_error_in_the_module(norm: str, loss: str, plant: Plant) -> None:
+    report = verify(plant.into(numpy_product(norm, loss), ".py"))
+    assert not report.passed
+    if plant.seen_by:
+        assert {check.name for check in report.failures} & {plant.seen_by}, str(report)
+    assert "FAILED" in str(report)
+
+
+def test_every_distance_and_loss_has_plants_of_its_own() -> None:
+    assert {plant.norm for plant in PLANTS} >= set(DISTANCES)
+    assert {plant.loss for plant in PLANTS} >= set(LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{{ name }}[:, k] =", "{{ name }}[:, 0] ="),
+        ("{{ name }}[:, k] = {{ printed }}", "{{ name }}[:, k] = {{ printed.replace('weight_neg', 'weight_pos') }}"),
+        ("{{ name }} += {{ printed }}", "{{ name }} -= {{ printed }}"),
+        ("_row_scalars(*_row_sums(*block)", "_row_scalars(*_row_sums(*block[::-1])"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_verification_fails_on_an_error_in_a_template(tmp_path: Path, old: str, new: str) -> None:
+    root = tmp_path / "templates"
+    shutil.copytree(str(files("derive_triplet") / "templates" / "numpy"), root / "numpy")
+    layer = root / "numpy" / "layer.py.jinja"
+    text = layer.read_text(encoding="utf-8")
+    assert old in text
+    layer.write_text(text.replace(old, new), encoding="utf-8")
+
+    class Mistaken(NumpyTarget):
+        template_root = root  # type: ignore[assignment]
+
+    derivation = differentiate("l2", "softmax-mse")
+    product = Mistaken().generate(derivation, lower(derivation), Settings())
+    assert product.text(".py") != numpy_product("l2", "softmax-mse").text(".py")
+    assert not Mistaken().verify(product).passed
+
+
+# ---------------------------------------------------------------- CUDA, as far as compiling it goes
+
+CUDA_PLANTS = [
+    Plant("syntax error", r"T z = ", "T z == ", seen_by="compiles"),
+    Plant("type error", r"sums\.sum_pos \+=", "sums +=", seen_by="compiles"),
+    Plant("kernel missing", r"void forward_backward_by_block\(", "void by_block(", seen_by="compiles"),
+    Plant(
+        "unused variable", r"\(float z\) \{ return sqrtf", "(float z) { int unused; return sqrtf", seen_by="warnings"
+    ),
+    Plant("too few registers", r"void forward_back", r"void __launch_bounds__(1024) forward_back", seen_by="spilled"),
+    Plant("row not in registers", r"(#pragma unroll)\n(?= +for \(int n )", r"\1 1\n"),
+]
+
+
+@pytest.fixture(scope="module")
+def cuda_product() -> Product:
+    return generate(differentiate("l2", "softmax-mse"), "cuda", dtypes=["float32"])
+
+
+@pytest.mark.needs("nvrtc")
+def test_verification_of_cuda_passes_without_an_error(cuda_product: Product) -> None:
+    report = verify(cuda_product)
+    assert report.passed
+    assert report.level.startswith("compiled (NVRTC")
+    assert {check.name for check in report.checks} == {"kernels compiled", "warnings", "spilled registers"}
+
+
+@pytest.mark.needs("nvrtc")
+@pytest.mark.parametrize("plant", CUDA_PLANTS, ids=lambda plant: plant.name)
+def test_verification_fails_on_an_error_in_the_header(cuda_product: Product, plant: Plant) -> None:
+    report = verify(plant.into(cuda_product, ".cuh"))
+    assert not report.passed
+    assert all(check.name.startswith(plant.seen_by) and check.detail for check in report.failures)
+
+
+LAUNCHER_PLANTS = [
+    Plant("syntax error", r"return launch\(", "return launch((", seen_by="expected"),
+    Plant("wrong argument", r"rows, dim, parameters\);", "rows, parameters);", seen_by="launch"),
+    Plant("unused variable", r"( *)const bool wide", r"\1const int unused = 1;\n\g<0>", seen_by="unused"),
+]
+
+
+@pytest.mark.needs("nvcc")
+@pytest.mark.parametrize("plant", LAUNCHER_PLANTS, ids=lambda plant: plant.name)
+def test_verification_by_nvcc_fails_on_an_error_in_the_launchers(
+    cuda_product: Product, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvrtc, "is_available", lambda: False)
+    report = verify(plant.into(cuda_product, ".cu"))
+    assert [check.name for check in report.failures] == ["nvcc"]
+    assert plant.seen_by in report.failures[0].detail
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_failed_report_is_never_given_a_level() -> None:
+    report: Report = verify(PLANTS[0].into(numpy_product("l2", "hinge"), ".py"))
+    assert str(report).endswith("verification FAILED")
+    assert report.summary.startswith("FAILED")
+    assert report.as_dict()["passed"] is False
