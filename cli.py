@@ -82,23 +82,20 @@ def main(
 
     Each of --norm, --loss, --target and --dtype may be given several times; --list shows their values.
     """
-    parameters = {
-        name: value for name, value in (("temperature", temperature), ("margin", margin)) if value is not None
-    }
+    given = (("temperature", temperature), ("margin", margin))
+    parameters = {name: value for name, value in given if value is not None}
+    names = (norms or ("l2",), losses or ("softmax-mse",), targets or ("numpy",))
     try:
         if as_list:
             _list(as_json)
         elif check:
             if output == "-":
                 raise UsageError("--check compares files; give their folder with -o DIR")
-            _check(Path(output), norms, losses, targets, dtypes, parameters, as_json)
+            _check(Path(output), names if norms or losses or targets else None, dtypes, parameters, as_json)
         else:
             from .derive.api import requests_for
 
-            requests = requests_for(
-                norms or ("l2",), losses or ("softmax-mse",), targets or ("numpy",), dtypes, parameters
-            )
-            _generate(requests, output, verify, force, as_json)
+            _generate(requests_for(*names, dtypes, parameters), output, verify, force, as_json)
     except (DeriveTripletError, OSError) as error:
         raise _Failure(error) from error
 
@@ -198,9 +195,7 @@ def _to_stderr(text: str) -> None:
 
 def _check(
     root: Path,
-    norms: tuple[str, ...],
-    losses: tuple[str, ...],
-    targets: tuple[str, ...],
+    names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None,
     dtypes: tuple[str, ...],
     parameters: Mapping[str, float],
     as_json: bool,
@@ -208,15 +203,12 @@ def _check(
     from .derive import regenerate
     from .derive.api import product_of, requests_for
 
-    selected = bool(norms or losses or targets)
-    if not selected and (dtypes or parameters):
+    if names is None and (dtypes or parameters):
         raise UsageError("--check without --norm, --loss or --target takes all options from the manifest")
-    recorded = None if selected else regenerate.read_manifest(root)
-    everything = ("all",)
-    requests = recorded or requests_for(
-        norms or everything, losses or everything, targets or everything, dtypes, parameters
-    )
-    complete = not selected or (norms, losses, targets) == (everything, everything, everything)
+    everything = (("all",), ("all",), ("all",))
+    recorded = regenerate.read_manifest(root) if names is None else None
+    requests = recorded or requests_for(*(names or everything), dtypes, parameters)
+    complete = names in (None, everything)
     drift = regenerate.check((product_of(request) for request in requests), root, complete)
     if as_json:
         entries = [{"path": d.path, "kind": d.kind, "mend": d.mend, "diff": d.diff} for d in drift]
@@ -234,7 +226,7 @@ def _tell_drift(drift: list[Drift], root: Path, count: int) -> None:
         click.echo(f"{found.kind}: {root / found.path}")
     if drift:
         click.echo("\nTo mend:")
-        for mend in dict.fromkeys(found.mend for found in drift):
+        for mend in dict.fromkeys(mend for found in drift for mend in found.mend):
             click.echo(f"    {mend}")
     else:
         click.echo(f"{root}: all files of {count} products are as generated")

@@ -12,7 +12,6 @@ from .catalogue import DISTANCES, LOSSES, Objective
 from .differentiate import Derivation
 from .differentiate import differentiate as _differentiate
 from .errors import UsageError
-from .kernel import RowKernel
 from .lower import lower
 from .targets.base import DTYPES, Product, Settings
 from .targets.registry import targets
@@ -35,10 +34,7 @@ def objective(norm: str = "l2", loss: str = "softmax-mse") -> Objective:
     return Objective(lookup(DISTANCES, norm, "norm"), lookup(LOSSES, loss, "loss"))
 
 
-@cache
-def _derived(of: Objective) -> tuple[Derivation, RowKernel]:
-    derivation = _differentiate(of)
-    return derivation, lower(derivation)
+_lowered = cache(lower)
 
 
 def differentiate(norm: str | Objective = "l2", loss: str = "softmax-mse") -> Derivation:
@@ -49,7 +45,7 @@ def differentiate(norm: str | Objective = "l2", loss: str = "softmax-mse") -> De
 
     Raises `UsageError` for an unknown name, and `StepError` if a step of the derivation is not an equality.
     """
-    return _derived(norm if isinstance(norm, Objective) else objective(norm, loss))[0]
+    return _differentiate(norm if isinstance(norm, Objective) else objective(norm, loss))
 
 
 def generate(
@@ -71,15 +67,15 @@ def generate(
     known = {parameter.name: parameter for parameter in of.parameters}
     for name in parameters or {}:
         lookup(known, name, f"parameter of {of.loss.name} on {of.distance.name}")
-    chosen = tuple(dtype for dtype in DTYPES if dtype in set(dtypes))
-    for dtype in dtypes:
+    asked = tuple(dtypes)
+    chosen = tuple(dtype for dtype in DTYPES if dtype in asked)
+    for dtype in asked:
         lookup(dict.fromkeys(DTYPES), dtype, "dtype")
     if not chosen:
         raise UsageError(f"no dtype was given; choose from {', '.join(DTYPES)}")
     maker = lookup(targets(), target, "target")
     settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()}, engine)
-    derived, kernel = _derived(of)
-    return maker.generate(derivation, kernel if derivation is derived else lower(derivation), settings)
+    return maker.generate(derivation, _lowered(derivation), settings)
 
 
 def verify(product: Product, *, thorough: bool = False) -> Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 import sympy as sp
 
@@ -20,9 +20,9 @@ from .steps import Chain, Lemma, Setting, Step
 from .symbols import d, d_neg, d_pos, k
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Derivation:
-    """An objective's gradients with everything that leads to them.
+    """An objective's gradients with everything that leads to them; equal only to itself.
 
     gradients: a lemma for each of x, x_pos, x_neg; its result is the k-th component of the gradient.
     terms: the same gradients taken apart, in d_pos, d_neg, the abbreviations and the components.
@@ -71,6 +71,7 @@ class Derivation:
         return "$$\\begin{aligned}" + r" \\ ".join(rows) + "\\end{aligned}$$"
 
 
+@cache
 def differentiate(objective: Objective) -> Derivation:
     """The gradients of `objective` for embeddings of any length n.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import sympy as sp
 
@@ -57,6 +58,7 @@ class LossDerivation:
 # ---------------------------------------------------------------- the distance
 
 
+@cache
 def derive_distance(distance: Distance) -> DistanceDerivation:
     """The gradients of one distance in its first and second argument."""
     value = symbols.distance_of(distance, symbols.x, symbols.y)
@@ -151,6 +153,7 @@ def _gradient_norm(gradient: sp.Expr, value: sp.Expr, sums: list[sp.Sum], settin
 # ---------------------------------------------------------------- the scalar loss
 
 
+@cache
 def derive_loss(loss: Loss) -> LossDerivation:
     """The stable value of one loss and its slopes in d_pos and d_neg."""
     definition, introduced = symbols.loss_of(loss)

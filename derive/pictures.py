@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import mpmath
 
@@ -37,6 +37,7 @@ class Arrow:
     dy: str
 
 
+@cache
 def curves(limit: float) -> tuple[Curve, ...]:
     """Each loss of the catalogue and its slope, at default parameters, cut off above `limit`."""
     return tuple(
@@ -59,7 +60,8 @@ def _path(name: str, limit: float, derivative: bool) -> str:
     return " ".join(points)
 
 
-def field(objective: Objective, parameters: Mapping[str, float]) -> tuple[Arrow, ...]:
+@cache
+def field(objective: Objective, parameters: tuple[tuple[str, float], ...]) -> tuple[Arrow, ...]:
     """Where gradient descent moves the anchor in the plane, for x_pos = (-1, 0) and x_neg = (1, 0).
 
     The lengths are square roots of the gradient's, so that small ones can be seen, in units of the longest.
@@ -68,7 +70,7 @@ def field(objective: Objective, parameters: Mapping[str, float]) -> tuple[Arrow,
     found = []
     for y in ticks:
         for x in ticks:
-            exact = reference(objective, (x, y), (-1.0, 0.0), (1.0, 0.0), parameters)
+            exact = reference(objective, (x, y), (-1.0, 0.0), (1.0, 0.0), dict(parameters))
             found.append((x, y, *(-float(component) for component in exact.gradients["x"].value)))
     longest = max(math.hypot(dx, dy) for *_, dx, dy in found) or 1.0
     arrows = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import mpmath
 import sympy as sp
@@ -89,7 +90,8 @@ class Proof:
         return tuple(line.step for chain in self.chains.values() for line in chain)
 
 
-def prove(derivation: Derivation, kernel: RowKernel, parameters: Mapping[str, float]) -> Proof:
+@cache
+def prove(derivation: Derivation, kernel: RowKernel, parameters: tuple[tuple[str, float], ...]) -> Proof:
     """The proof of a derivation, with its numbers at `parameters`.
 
     Raises `StepError` if any displayed equality is wrong.
@@ -105,7 +107,7 @@ def prove(derivation: Derivation, kernel: RowKernel, parameters: Mapping[str, fl
         companion,
         _formulas(companion, None) if companion else {},
         _dictionary(kernel),
-        _table(derivation, parameters),
+        _table(derivation, dict(parameters)),
     )
 
 

@@ -37,7 +37,7 @@ class LatexTarget(Target):
         from ..symbols import parameter
 
         objective = derivation.objective
-        values = settings.values(objective)
+        values = tuple(settings.values(objective).items())
         proof = prove(derivation, kernel, values)
         companion = proof.companion.objective if proof.companion else None
         return {

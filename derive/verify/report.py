@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -36,7 +36,7 @@ class Report:
 
     target: str
     level: str
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Check, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
     @property
