@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any
@@ -226,13 +226,18 @@ def test_matrix_calculus_would_have_been_silently_wrong() -> None:
     assert ((first - second).T * (first - second))[0, 0].diff(first) == sp.ZeroMatrix(n, 1)
 
 
+def fresh(norm: str, loss: str) -> Objective:
+    """An objective that nothing has been remembered of."""
+    return Objective(replace(DISTANCES[norm], title="planted"), replace(LOSSES[loss], title="planted"))
+
+
 def test_a_wrong_rule_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = Rule(
         "a wrong rule", "", lambda expr: expr.replace(lambda e: isinstance(e, sigmoid), lambda e: sigmoid(-e.args[0]))
     )
     monkeypatch.setattr(lemmas, "RULES", (*lemmas.RULES, wrong))
     with pytest.raises(StepError, match="'a wrong rule' is wrong"):
-        differentiate(Objective(DISTANCES["l2"], LOSSES["softmax-mse"]))
+        differentiate(fresh("l2", "softmax-mse"))
 
 
 def test_a_wrong_derivative_of_a_node_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +245,7 @@ def test_a_wrong_derivative_of_a_node_is_caught(monkeypatch: pytest.MonkeyPatch)
     sp.core.cache.clear_cache()
     try:
         with pytest.raises(StepError, match="'chain rule' is wrong"):
-            differentiate(Objective(DISTANCES["l2"], LOSSES["softmax-mse"]))
+            differentiate(fresh("l2", "softmax-mse"))
     finally:
         sp.core.cache.clear_cache()
 
@@ -255,7 +260,7 @@ def test_a_wrong_collapse_of_the_delta_is_caught(wrong: str, monkeypatch: pytest
     }
     monkeypatch.setattr(lemmas, "collapse_deltas", planted[wrong])
     with pytest.raises(StepError, match="'Kronecker delta' is wrong"):
-        differentiate(Objective(DISTANCES["l2-squared"], LOSSES["hinge"]))
+        differentiate(fresh("l2-squared", "hinge"))
 
 
 # ---------------------------------------------------------------- invariants and bounds
@@ -358,23 +363,23 @@ def test_kinks_are_where_they_should_be_and_of_the_right_shape(norm: str, loss: 
 
 
 def test_a_distance_that_falsely_states_a_singularity_is_refused() -> None:
-    singular = dataclasses.replace(DISTANCES["l2-squared"], singularities=DISTANCES["l2"].singularities)
+    singular = replace(DISTANCES["l2-squared"], singularities=DISTANCES["l2"].singularities)
     with pytest.raises(StepError, match="triplet_hinge_l2_squared at x = x_pos: stated as singular"):
         differentiate(Objective(singular, LOSSES["hinge"]))
 
 
 def test_a_loss_that_falsely_states_a_singularity_is_refused() -> None:
     stated = Singularity("d_pos - d_neg", "d_pos = d_neg", "it is not")
-    smooth = dataclasses.replace(LOSSES["softmax-nll"], singularities=(stated,))
+    smooth = replace(LOSSES["softmax-nll"], singularities=(stated,))
     with pytest.raises(StepError, match="at d_pos = d_neg: stated as singular"):
         differentiate(Objective(DISTANCES["l2"], smooth))
 
 
 def test_a_kink_stated_in_the_wrong_place_is_refused() -> None:
     (right,) = LOSSES["hinge"].singularities
-    misplaced = dataclasses.replace(right, locus="d_pos - d_neg")
+    misplaced = replace(right, locus="d_pos - d_neg")
     with pytest.raises(StepError, match="stated as singular"):
-        differentiate(Objective(DISTANCES["l2"], dataclasses.replace(LOSSES["hinge"], singularities=(misplaced,))))
+        differentiate(Objective(DISTANCES["l2"], replace(LOSSES["hinge"], singularities=(misplaced,))))
 
 
 def test_a_concave_kink_of_a_loss_is_said_to_be_concave() -> None:

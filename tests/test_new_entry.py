@@ -71,14 +71,19 @@ def product(objective: Objective, target: str) -> Product:
 
 
 @objectives
-def test_every_target_makes_its_files(objective: Objective) -> None:
-    assert {"numpy", "cuda"} <= set(targets())
-    for target in targets():
-        files = product(objective, target).files
-        assert files
-        for file in files:
-            assert file.path.startswith(f"{target}/{objective.stem}.")
-            assert all(p.name in file.text for p in objective.parameters) or file.path.endswith(".cu")
+def test_code_is_generated_with_the_parameters_of_the_entry(objective: Objective) -> None:
+    for target, suffix in (("numpy", ".py"), ("cuda", ".cuh")):
+        made = product(objective, target)
+        assert all(file.path.startswith(f"{target}/{objective.stem}.") for file in made.files)
+        assert all(parameter.name in made.text(suffix) for parameter in objective.parameters)
+
+
+@pytest.mark.parametrize("target", targets())
+def test_every_registered_target_makes_its_files(target: str) -> None:
+    objective = Objective(SCALED, RATIO)
+    made = product(objective, target)
+    assert made.files
+    assert all(file.content and objective.stem in file.path for file in made.files)
 
 
 @objectives

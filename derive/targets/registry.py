@@ -27,9 +27,12 @@ def targets() -> Mapping[str, Target]:
         target.name: target for target in (NumpyTarget(), CudaTarget(), LatexTarget(), PdfTarget())
     }
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
-        target = entry.load()
-        if isinstance(target, type):
-            target = target()
+        try:
+            target = entry.load()
+            if isinstance(target, type):
+                target = target()
+        except Exception as error:  # whatever a foreign package does, our own targets must be usable with a clear line
+            raise UsageError(f"entry point {entry.name!r} ({entry.value}) cannot be loaded: {error}") from error
         if not isinstance(target, Target):
             raise UsageError(f"entry point {entry.name!r} ({entry.value}) is not a derive_triplet Target")
         if target.name in found:

@@ -62,8 +62,9 @@ def _by_nvrtc(product: Product, kernels: Sequence[str], architectures: Iterable[
         checks.append(Check("kernels compiled", architecture, scalar, missing, 0, unit="missing"))
         detail = "; ".join(result.warnings)
         checks.append(Check("warnings", architecture, scalar, len(result.warnings), 0, unit="warnings", detail=detail))
-        most = max(result.usage, key=lambda kernel: (kernel.spilled_bytes, kernel.registers))
+        spilled = {kernel.name: kernel.spilled_bytes for kernel in result.usage if kernel.spilled_bytes}
+        worst = max(spilled.values(), default=0)
         checks.append(
-            Check("spilled registers", architecture, scalar, most.spilled_bytes, 0, unit="bytes", detail=most.name)
+            Check("spilled registers", architecture, scalar, worst, 0, unit="bytes", detail=", ".join(spilled))
         )
     return checks

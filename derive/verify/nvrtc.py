@@ -23,7 +23,7 @@ class NvrtcError(DeriveTripletError):
 
 @dataclass(frozen=True)
 class KernelUsage:
-    """What ptxas says of one compiled kernel."""
+    """What ptxas says of one compiled kernel; what lives in local memory has left the registers, spilled or not."""
 
     name: str
     registers: int
@@ -112,7 +112,9 @@ def compile_source(source: str, architecture: str, kernels: Sequence[str], file_
             _call("nvrtcGetLoweredName", program, kernel.encode(), ctypes.byref(lowered))
             names[kernel] = (lowered.value or b"").decode()
         usage = _usage(log, {mangled: kernel for kernel, mangled in names.items()})
-        warnings = tuple(line.strip() for line in log.splitlines() if "warning" in line.lower())
+        warnings = tuple(
+            line.strip() for line in log.splitlines() if "warning" in line.lower() and "Remark:" not in line
+        )
         return Compiled(architecture, _text(program, "nvrtcGetPTX"), names, usage, warnings)
     finally:
         _call("nvrtcDestroyProgram", ctypes.byref(program))
@@ -123,7 +125,7 @@ def _usage(log: str, names: dict[str, str]) -> tuple[KernelUsage, ...]:
     usage = []
     for section in log.split("Compiling entry function")[1:]:
         mangled = re.search(r"'([^']+)'", section)
-        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", section)
+        spills = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", section)
         registers = re.search(r"Used (\d+) registers", section)
         if mangled and spills and registers:
             name = names.get(mangled[1], mangled[1])

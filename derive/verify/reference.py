@@ -127,7 +127,7 @@ def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any
             ahead_neg, behind_neg = loss(d_pos, d_neg + h), loss(d_pos, d_neg - h)
             visible = mpmath.mpf(10) ** (45 - digits - extra) * abs(here)
             shows = min(abs(ahead_pos - here), abs(ahead_neg - here)) >= visible
-            if shows and (here == 0 or abs(here) >= _SMALL):
+            if shows and abs(here) >= _SMALL:
                 break
     with mpmath.workdps(digits + extra):
         pos, neg = _central(ahead_pos, here, behind_pos, h), _central(ahead_neg, here, behind_neg, h)

@@ -98,8 +98,8 @@ def _row_sums(x, x_pos, x_neg):
     for k in _pieces(x):
         u = x[:, k] - x_pos[:, k]
         v = x[:, k] - x_neg[:, k]
-        sum_pos += np.einsum("ij,ij->i", u, u)
-        sum_neg += np.einsum("ij,ij->i", v, v)
+        sum_pos += np.sum(u * u, axis=1, dtype=np.float64)
+        sum_neg += np.sum(v * v, axis=1, dtype=np.float64)
     return [sum_pos, sum_neg]
 
 

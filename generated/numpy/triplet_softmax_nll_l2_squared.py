@@ -93,7 +93,7 @@ def _row_sums(x, x_pos, x_neg):
         u = x[:, k] - x_pos[:, k]
         v = x[:, k] - x_neg[:, k]
         w = x_neg[:, k] - x_pos[:, k]
-        delta += np.einsum("ij,ij->i", w, u + v)
+        delta += np.sum(w * (u + v), axis=1, dtype=np.float64)
     return [delta]
 
 
