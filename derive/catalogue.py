@@ -16,6 +16,15 @@ from types import MappingProxyType
 from .errors import UsageError
 from .expression import Definition
 
+RESERVED = frozenset(
+    {
+        *("x", "x_pos", "x_neg", "y", "u", "v", "w", "k", "s", "q", "z", "d", "d_pos", "d_neg", "sum_pos", "sum_neg"),
+        *("delta", "loss", "slope", "slope_pos", "slope_neg", "weight", "weight_pos", "weight_neg"),
+        *("grad_x", "grad_x_pos", "grad_x_neg", "reduction", "out", "rows", "dim", "upstream", "factor", "stream"),
+    }
+)
+"""What generated code calls its own variables."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -66,6 +75,9 @@ class _Entry:
 
     def _parsed(self, text: str, scalars: tuple[str, ...], vectors: tuple[str, ...]) -> Definition:
         try:
+            for parameter in self.parameters:
+                if parameter.name in (*scalars, *vectors, *RESERVED):
+                    raise UsageError(f"a parameter cannot be called {parameter.name!r}: generated code uses that name")
             return Definition(text, (*scalars, *(p.name for p in self.parameters)), vectors)
         except UsageError as error:
             raise type(error)(f"{type(self).__name__.lower()} {self.name!r}: {error}") from None
@@ -149,7 +161,7 @@ _LOSSES = (
     ),
     Loss(
         name="softmax-nll",
-        title="negative log-likelihood of the softmax, the soft margin log(1 + exp(d_pos - d_neg))",
+        title="negative log-likelihood of the softmax of the two distances, a soft margin",
         definition="""
             q = exp(d_neg/temperature) / (exp(d_pos/temperature) + exp(d_neg/temperature))
             -log(q)
@@ -159,7 +171,7 @@ _LOSSES = (
     ),
     Loss(
         name="hinge",
-        title="margin loss max(0, d_pos - d_neg + margin)",
+        title="margin loss, zero once the negative is farther than the positive by the margin",
         definition="max(0, d_pos - d_neg + margin)",
         reference=_SCHROFF,
         parameters=(MARGIN,),

@@ -14,6 +14,7 @@ import sympy as sp
 
 from . import symbols
 from .catalogue import Objective
+from .errors import StepError
 from .lemmas import DistanceDerivation, LossDerivation, Term, derive_distance, derive_loss, sum_of, times
 from .properties import Bound, Kink, bound_slope, find_kinks
 from .steps import Chain, Lemma, Setting, Step
@@ -40,6 +41,17 @@ class Derivation:
     bounds: tuple[Bound, ...]
     kinks: tuple[Kink, ...]
     setting: Setting = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.distance.distance, self.loss.loss) != (self.objective.distance, self.objective.loss):
+            raise StepError(f"the lemmas are not those of {self.objective.stem}")
+        if self.loss.value.subject != symbols.loss_of(self.objective.loss)[0]:
+            raise StepError(
+                f"{self.loss.value.name}: it does not start at the definition of {self.objective.loss.name}"
+            )
+        for name, lemma in self.gradients.items():
+            if lemma.subject.variables != (symbols.EMBEDDINGS[name][k],):
+                raise StepError(f"{lemma.name}: it is not the derivative in {name}")
 
     @property
     def lemmas(self) -> tuple[Lemma, ...]:
@@ -111,10 +123,10 @@ def _gradient_terms(name: str, distance: DistanceDerivation, loss: LossDerivatio
             coefficient, elementwise = slope * term.coefficient.xreplace(here), term.elementwise.xreplace(here)
             for at, earlier in enumerate(merged):
                 if earlier.coefficient == -coefficient:
-                    merged[at] = Term(earlier.coefficient, earlier.elementwise - elementwise)
+                    merged[at] = Term(earlier.coefficient, earlier.elementwise - elementwise, earlier.slope)
                     break
             else:
-                merged.append(Term(coefficient, elementwise))
+                merged.append(Term(coefficient, elementwise, which))
     return tuple(merged)
 
 

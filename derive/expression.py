@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,40 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: lambda a, b: a / b,
     ast.Pow: lambda a, b: a**b,
 }
+
+
+_DECIMAL = re.compile(r"([0-9_.]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE)
+_LARGEST = 1e300
+
+
+def _constant(node: ast.expr) -> float | None:
+    """About the value of an expression without names, so that its size is known before it is computed exactly."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+        case ast.UnaryOp(operand=operand):
+            value = _constant(operand)
+            return None if value is None else -value
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = _constant(left), _constant(right)
+            if a is None or b is None:
+                return None
+            try:
+                return float(_OPERATORS[type(op)](a, b))
+            except OverflowError:
+                return float("inf")
+            except (ZeroDivisionError, TypeError, ValueError):
+                return None
+    return None
+
+
+def _is_sensible(text: str) -> bool:
+    """Whether a literal is a decimal number of a size that floats have; 0.0 is, 1e-999 is not."""
+    literal = _DECIMAL.fullmatch(text)
+    if literal is None:
+        return False
+    value = abs(float(text))
+    return 1 / _LARGEST < value < _LARGEST or (value == 0 and not literal[1].strip("0_."))
 
 
 @dataclass(frozen=True)
@@ -91,7 +126,9 @@ class Definition:
         try:
             return ast.parse(self.source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            where = f" at line {error.lineno}, column {error.offset}" if isinstance(error, SyntaxError) else ""
+            where = ""
+            if isinstance(error, SyntaxError) and error.lineno is not None:
+                where = f" at line {error.lineno}, column {error.offset}"
             raise DefinitionError(f"not a formula{where}: {error.args[0] if error.args else error}") from None
 
     def read(
@@ -151,6 +188,7 @@ class _Validator:
     def __init__(self, definition: Definition) -> None:
         self.known = set(definition.scalars)
         self.vectors = set(definition.vectors)
+        self.source = definition.source
 
     def check(self, tree: ast.Module) -> None:
         if not tree.body or not isinstance(tree.body[-1], ast.Expr):
@@ -174,7 +212,8 @@ class _Validator:
             case ast.Constant(value=bool() | complex() | str() | bytes() | None):
                 self._refuse(node, "only numbers are constants")
             case ast.Constant(value=int() | float()):
-                pass
+                if not _is_sensible(ast.get_source_segment(self.source, node) or ""):
+                    self._refuse(node, "numbers are decimal, of a size between 1e-300 and 1e300")
             case ast.Name(id=name) if name in self.vectors:
                 if not inside:
                     self._refuse(node, f"the vector {name!r} may only appear inside sum(...) or max(...)")
@@ -184,11 +223,24 @@ class _Validator:
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 children = [operand]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                if isinstance(op, ast.Pow) and isinstance(right, ast.Constant) and abs(right.value) > MAX_EXPONENT:  # type: ignore[arg-type]
+                self._expression(left, depth + 1, inside)
+                self._expression(right, depth + 1, inside)
+                if (
+                    isinstance(op, ast.Pow)
+                    and (value := _constant(right)) is not None
+                    and not abs(value) <= MAX_EXPONENT
+                ):
                     self._refuse(right, f"exponents go up to {MAX_EXPONENT}")
-                children = [left, right]
+                if (value := _constant(node)) is not None and not abs(value) < _LARGEST:
+                    self._refuse(node, "the number is too large")
             case ast.Call(func=ast.Name(id=kind), args=[term], keywords=[]) if kind in REDUCTIONS:
+                if not self.vectors & {n.id for n in ast.walk(term) if isinstance(n, ast.Name)}:
+                    self._refuse(node, f"{kind} has no vector to run over")
                 self._expression(term, depth + 1, inside=True)
+            case ast.Call(func=ast.Name(id=name), args=args) if name in REDUCTIONS and name != "max":
+                self._refuse(node, f"{name} takes 1 argument")
+            case ast.Call(func=ast.Name(id=name), keywords=[_, *_]) if name in FUNCTIONS:
+                self._refuse(node, f"{name} takes no named arguments")
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
                 wanted = 2 if name == "max" else 1
                 if len(args) != wanted:

@@ -22,10 +22,14 @@ from .symbols import d, d_neg, d_pos, i, k, n
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a distance's gradient: a coefficient, the same for all components, times an elementwise factor."""
+    """One term of a gradient: a coefficient, the same for all components of a row, times an elementwise factor.
+
+    slope: in the gradient of a loss, the distance whose slope is a factor of the coefficient.
+    """
 
     coefficient: sp.Expr
     elementwise: sp.Expr
+    slope: sp.Symbol | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def _gradient_norm(gradient: sp.Expr, value: sp.Expr, sums: list[sp.Sum], settin
     """The squared Euclidean length of the distance's gradient, where it can be written in d alone."""
     squared = sp.Sum(gradient**2, (k, 1, n))
     chain = Chain("length of the gradient of d", squared, setting)
-    coefficient, elementwise = sp.factor_terms(gradient).as_independent(k)
+    coefficient, elementwise = sp.factor_terms(gradient).as_independent(k, as_Add=False)
     total = sums[0]
     if len(sums) == 1 and elementwise**2 == total.function.subs(i, k):
         chain.then("factor", coefficient**2 * total, "the coefficient is the same for all components")

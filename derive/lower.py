@@ -68,16 +68,23 @@ def lower(derivation: Derivation) -> RowKernel:
 def _reductions(derivation: Derivation) -> tuple[list[Reduction], list[Assignment]]:
     """The sums in the two distances, and the distances as functions of them."""
     reductions, distances = [], []
-    sums = sorted(derivation.distance.value.atoms(sp.Sum), key=sp.default_sort_key)
     for which, other in ((d_pos, symbols.x_pos), (d_neg, symbols.x_neg)):
-        value = derivation.distance.value
-        for number, total in enumerate(sums, start=1):
-            suffix = f"{number}_" if len(sums) > 1 else ""
-            symbol = sp.Symbol(f"sum_{suffix}{str(which)[2:]}", nonnegative=True)
+        names = _sum_names(derivation, which, other)
+        for total, symbol in names.items():
             reductions.append(Reduction(symbol, _component(total.function.subs(symbols.i, symbols.k), other)))
-            value = value.xreplace({total: symbol})
-        distances.append(Assignment(which, value))
+        distances.append(Assignment(which, derivation.distance.value.xreplace({symbols.y: other}).xreplace(names)))
     return reductions, distances
+
+
+def _sum_names(derivation: Derivation, which: sp.Symbol, other: sp.IndexedBase) -> dict[sp.Sum, sp.Symbol]:
+    """A symbol for each sum in d_pos or d_neg (`which`), the distance of x to `other`."""
+    sums = sorted(derivation.distance.value.atoms(sp.Sum), key=sp.default_sort_key)
+    names = {}
+    for number, total in enumerate(sums, start=1):
+        suffix = f"{number}_" if len(sums) > 1 else ""
+        symbol = sp.Symbol(f"sum_{suffix}{str(which).removeprefix('d_')}", nonnegative=True)
+        names[total.xreplace({symbols.y: other})] = symbol
+    return names
 
 
 def _component(elementwise: sp.Expr, other: sp.IndexedBase = symbols.y) -> sp.Expr:
@@ -129,12 +136,10 @@ def _weights_and_maps(
 
 
 def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
-    """The coefficient of a term with the slope by its name, where it is a multiple of one."""
-    for which, name in slope_names.items():
-        ratio = term.coefficient / derivation.loss.slopes[which].result
-        if not ratio.free_symbols & derivation.loss.slopes[which].result.free_symbols - set(slope_names):
-            return ratio * name
-    return term.coefficient
+    """The coefficient of a term, with the slope that is a factor of it by its name."""
+    sums = {**_sum_names(derivation, d_pos, symbols.x_pos), **_sum_names(derivation, d_neg, symbols.x_neg)}
+    slope = derivation.loss.slopes[term.slope].result
+    return sp.cancel(term.coefficient.xreplace(sums) / slope) * slope_names[term.slope]
 
 
 def _magnitude(coefficient: sp.Expr) -> sp.Expr:
@@ -143,8 +148,9 @@ def _magnitude(coefficient: sp.Expr) -> sp.Expr:
 
 def _masked(coefficient: sp.Expr) -> sp.Expr:
     """A coefficient divided by a distance, with the convention 0 where the distance is 0."""
-    powers = coefficient.as_powers_dict()
-    below = sp.Mul(*(base**-power for base, power in powers.items() if base in (d_pos, d_neg) and power.is_negative))
+    may_vanish = {d_pos, d_neg, *(symbol for symbol in coefficient.free_symbols if symbol.name.startswith("sum_"))}
+    powers = coefficient.as_powers_dict().items()
+    below = sp.Mul(*(base**-power for base, power in powers if power.is_negative and base.free_symbols & may_vanish))
     return coefficient if below == 1 else masked_ratio(coefficient * below, below)
 
 

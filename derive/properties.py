@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mpmath
 import sympy as sp
 
-from .catalogue import Objective
+from .catalogue import Loss, Objective
 from .errors import StepError
 from .functions import step
-from .highprecision import locus_value, loss_value, objective_value
+from .highprecision import distance_value, locus_value, loss_value, objective_value
 
 _CONVENTION = "the derivative is taken as 0"
 
@@ -86,40 +87,57 @@ def bound_slope(slope: sp.Expr) -> tuple[sp.Expr, sp.Expr | None] | None:
 def find_kinks(objective: Objective) -> tuple[Kink, ...]:
     """The kinks that the catalogue states for an objective, each confirmed by one-sided derivatives at 50 digits.
 
-    Raises `StepError` when the loss is differentiable at a point that the catalogue calls singular.
+    A loss may be smooth where its distance is not; then there is no kink. Raises `StepError` for an entry of the
+    catalogue that is differentiable at a point that it calls singular.
     """
-    kinks = []
     with mpmath.workdps(60):
-        anchor, near = [mpmath.mpf(1) / 3, mpmath.mpf(-2) / 7], [mpmath.mpf(2) / 5, mpmath.mpf(-1) / 4]
-        for singularity in objective.distance.singularities:
-            for where, embeddings in (
-                (singularity.where.replace("y", "x_pos"), lambda moved: (anchor, moved, near)),
-                (singularity.where.replace("y", "x_neg"), lambda moved: (anchor, near, moved)),
-            ):
-
-                def along(t: Any, embeddings: Callable[..., Any] = embeddings) -> Any:
-                    x, x_pos, x_neg = embeddings([anchor[0] + t, anchor[1] + 2 * t])
-                    return objective_value(objective, x, x_pos, x_neg, {})
-
-                kinks.append(Kink(where, singularity.why, _is_convex(along, f"{objective.stem} at {where}")))
-        loss, d_neg = objective.loss, mpmath.mpf(1)
-        for singularity in loss.singularities:
-            d_pos = mpmath.findroot(
-                lambda d, locus=singularity.locus: locus_value(loss, locus, d, d_neg, {}), (mpmath.mpf(0), d_neg)
-            )
-
-            def across(t: Any, at: Any = d_pos) -> Any:
-                return loss_value(loss, at + t, d_neg, {})
-
-            where = singularity.where
-            kinks.append(Kink(where, singularity.why, _is_convex(across, f"{objective.stem} at {where}")))
-    return tuple(kinks)
+        return (*_kinks_of_distance(objective), *_kinks_of_loss(objective.loss))
 
 
-def _is_convex(along: Callable[[Any], Any], what: str) -> bool:
+def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
+    anchor, near = [mpmath.mpf(1) / 3, mpmath.mpf(-2) / 7], [mpmath.mpf(2) / 5, mpmath.mpf(-1) / 4]
+
+    def beside(t: Any) -> list[Any]:
+        return [anchor[0] + t, anchor[1] + 2 * t]
+
+    for singularity in objective.distance.singularities:
+        if _is_convex(lambda t: distance_value(objective.distance, anchor, beside(t), {})) is None:
+            raise StepError(f"{objective.distance.name}: stated as singular at {singularity.where}, but it is smooth")
+        for side, along in (
+            ("x_pos", lambda t: objective_value(objective, anchor, beside(t), near, {})),
+            ("x_neg", lambda t: objective_value(objective, anchor, near, beside(t), {})),
+        ):
+            convex = _is_convex(along)
+            if convex is not None:
+                yield Kink(singularity.where.replace("y", side), singularity.why, convex)
+
+
+def _kinks_of_loss(loss: Loss) -> Iterator[Kink]:
+    one = mpmath.mpf(1)
+    for singularity in loss.singularities:
+
+        def locus(d_pos: Any, d_neg: Any, text: str = singularity.locus) -> Any:
+            return locus_value(loss, text, d_pos, d_neg, {})
+
+        if locus(0 * one, one) != locus(one, one):
+            at = (mpmath.findroot(lambda d_pos: locus(d_pos, one), (0 * one, one)), one)
+            across = (1, 0)
+        else:  # it does not depend on d_pos
+            at = (one, mpmath.findroot(lambda d_neg: locus(one, d_neg), (0 * one, one)))
+            across = (0, 1)
+        convex = _is_convex(partial(_loss_along, loss, at, across))
+        if convex is None:
+            raise StepError(f"{loss.name}: stated as singular at {singularity.where}, but it is smooth")
+        yield Kink(singularity.where, singularity.why, convex)
+
+
+def _loss_along(loss: Loss, at: tuple[Any, Any], direction: tuple[int, int], t: Any) -> Any:
+    return loss_value(loss, at[0] + t * direction[0], at[1] + t * direction[1], {})
+
+
+def _is_convex(along: Callable[[Any], Any]) -> bool | None:
+    """Whether a function has a convex kink at 0, or a concave one; None if its one-sided derivatives agree."""
     h = mpmath.mpf(10) ** -20
     here = along(mpmath.mpf(0))
     jump = (along(h) - here) / h + (along(-h) - here) / h
-    if abs(jump) < mpmath.mpf(10) ** -10:
-        raise StepError(f"{what}: stated as singular, but the one-sided derivatives agree")
-    return bool(jump > 0)
+    return None if abs(jump) < mpmath.mpf(10) ** -10 else bool(jump > 0)

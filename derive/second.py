@@ -75,7 +75,7 @@ def _loss_curvature(derivation: LossDerivation, first: sp.Symbol, second: sp.Sym
     chain.then(
         "product rule",
         abbreviated(by_nodes, derivation.abbreviations),
-        "a sigmoid's derivative is the product of the two outputs",
+        "differentiate factor by factor",
     )
     chain.then("collect", sp.factor(chain.reached), "take the common factor out")
     return chain.qed()

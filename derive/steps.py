@@ -19,8 +19,8 @@ from .evaluate import Point, evaluate
 from .functions import Node, expand_nodes
 
 DIGITS = 50
+_INDEX = sp.Dummy("j", integer=True, positive=True)  # of sums in normal form; no expression holds it freely
 DIMENSIONS = (1, 2, 5)
-_POINTS_PER_DIMENSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,23 @@ class Setting:
         """Random points of several dimensions; the same ones on every run."""
         source = random.Random(seed)
 
-        def number(symbol: sp.Symbol | None = None) -> mpmath.mpf:
-            value = mpmath.mpf(source.randrange(1, 10**DIGITS)) / 10**DIGITS
+        def fraction() -> mpmath.mpf:
+            return mpmath.mpf(source.randrange(1, 10**DIGITS)) / 10**DIGITS
+
+        def scaled(value: mpmath.mpf, symbol: sp.Symbol | None = None) -> mpmath.mpf:
             return value if symbol is not None and symbol.is_nonnegative else 3 * value - mpmath.mpf(3) / 2
 
         for dimension in DIMENSIONS:
-            for _ in range(_POINTS_PER_DIMENSION):
+            drawn = {symbol: fraction() for symbol in self.scalars}
+            # the second point mirrors the scalars of the first: both signs of each, both sides of a kink
+            for scalars in (drawn, {symbol: 1 - value for symbol, value in drawn.items()}):
                 yield Point(
                     dimension,
-                    {name: tuple(number() for _ in range(dimension)) for name in self.vectors},
+                    {name: tuple(scaled(fraction()) for _ in range(dimension)) for name in self.vectors},
                     {
                         symbols.k: mpmath.mpf(source.randint(1, dimension)),
                         symbols.l: mpmath.mpf(source.randint(1, dimension)),
-                        **{symbol: number(symbol) for symbol in self.scalars},
+                        **{symbol: scaled(value, symbol) for symbol, value in scalars.items()},
                     },
                     self.abbreviations,
                 )
@@ -178,10 +182,10 @@ def _vanishes(expr: sp.Expr) -> bool:
 
 
 def _normal_sum(total: sp.Sum) -> sp.Expr:
-    """The sum with constant factors in front and the index i."""
+    """The sum with constant factors in front and an index of our own."""
     ((index, low, high),) = total.limits
     constant, summand = sp.factor_terms(total.function).as_independent(index, as_Add=False)
-    return constant * sp.Sum(summand.subs(index, symbols.i), (symbols.i, low, high))
+    return constant * sp.Sum(summand.xreplace({index: _INDEX}), (_INDEX, low, high))
 
 
 def _as_powers(exponential: sp.exp) -> sp.Expr:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from derive_triplet.derive.typeset import find_engine
 from derive_triplet.derive.verify import nvcc, nvrtc
 
 TOOLS = {
     "nvrtc": nvrtc.is_available,
     "nvcc": lambda: nvcc.find() is not None,
+    "tinytex": lambda: find_engine("tinytex") is not None,
+    "latexmk": lambda: find_engine("latexmk") is not None,
 }
 
 

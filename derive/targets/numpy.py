@@ -28,7 +28,7 @@ class NumpyPrinter(InfixPrinter):
         "sqrt": "np.sqrt",
         "exp": "np.exp",
         "log": "np.log",
-        "abs": "np.abs",
+        "Abs": "np.abs",
         "sign": "np.sign",
         **{name: f"_{name}" for name in _HELPERS},
     }
