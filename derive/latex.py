@@ -34,7 +34,8 @@ def width(latex: str) -> int:
     while (fraction := re.search(r"\\frac\{((?:[^{}]|\{[^{}]*\})*)\}\{((?:[^{}]|\{[^{}]*\})*)\}", latex)) is not None:
         wider = max(fraction.groups(), key=width)
         latex = latex[: fraction.start()] + wider + latex[fraction.end() :]
-    return len(re.sub(r"\\(?:left|right)|\\,|[{}_^ ]", "", re.sub(r"\\[a-z]+", "m", latex)))
+    seen = re.sub(r"\\(?:left|right)(?![a-z])|\\,", "", latex)
+    return len(re.sub(r"[{}_^ ]", "", re.sub(r"\\[a-zA-Z]+", "m", seen)))
 
 
 class LatexPrinter(InfixPrinter):
@@ -120,7 +121,11 @@ class LatexPrinter(InfixPrinter):
 
     def _print_exp(self, expr: sp.exp) -> tuple[str, int]:
         numerator, denominator = expr.args[0].as_numer_denom()
-        inside = self(numerator) if denominator == 1 else f"{self.at_least(numerator, MUL)}/{self(denominator)}"
+        inside = (
+            self(numerator)
+            if denominator == 1
+            else f"{self.at_least(numerator, MUL)}/{self.at_least(denominator, POWER)}"
+        )
         return f"e^{{{inside}}}", POWER
 
     def _print_log(self, expr: sp.log) -> tuple[str, int]:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,8 +77,9 @@ def find_engine(name: str = "") -> tuple[str, str] | None:
     return None
 
 
+@cache
 def typeset(source: str, engine: tuple[str, str]) -> Typeset:
-    """The PDF of a LaTeX document. Raises `TypesetError` if the engine stops at an error."""
+    """The PDF of a LaTeX document. Raises `TypesetError` if the engine stops at an error, or makes no page."""
     name, program = engine
     with tempfile.TemporaryDirectory() as folder:
         document = Path(folder) / "document.tex"
@@ -105,7 +107,9 @@ def typeset(source: str, engine: tuple[str, str]) -> Typeset:
         else:
             for _ in range(_MOST_RUNS):
                 log = run()
-                if "Rerun" not in log.replace("rerunfilecheck", ""):
+                if not re.search(r"Rerun to get|Rerun LaTeX|has changed", log):
                     break
         complaints = re.findall(r"^.*Warning:.*|^(?:Over|Under)full .*|^Missing character.*", log, re.MULTILINE)
+        if not document.with_suffix(".pdf").exists():
+            raise TypesetError(f"{name} made no page of the document")
         return Typeset(document.with_suffix(".pdf").read_bytes(), tuple(complaints))

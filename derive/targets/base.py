@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,10 @@ class Target(ABC):
         """The folder that holds the folder of templates; a third-party target names its own."""
         return files(__package__.rpartition(".derive")[0]) / "templates"
 
+    @cached_property
+    def _environment(self) -> jinja2.Environment:
+        return _environment(self.template_root, self.delimiters)
+
     @abstractmethod
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         """What the templates may use, besides `common_context`."""
@@ -142,11 +147,10 @@ class Target(ABC):
             **self._common_context(derivation, kernel, settings),
             **self.context(derivation, kernel, settings),
         }
-        environment = _environment(self.template_root, self.delimiters)
         rendered = tuple(
             GeneratedFile(
                 f"{self.name}/{pattern.format(stem=kernel.objective.stem)}",
-                environment.get_template(f"{self.folder or self.name}/{template}").render(context),
+                self._environment.get_template(f"{self.folder or self.name}/{template}").render(context),
             )
             for template, pattern in self.templates.items()
         )

@@ -85,7 +85,7 @@ PLANTS = [
     Plant("s and q swapped", r" s = _sigmoid\(z\)", " s = _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
     Plant(
         "squared distances by their Gram expansion",
-        r'np\.einsum\("ij,ij->i", u, u\)',
+        r"np\.sum\(u \* u, axis=1, dtype=np\.float64\)",
         "np.sum(x[:, k]**2, axis=1) - 2*np.sum(x[:, k]*x_pos[:, k], axis=1) + np.sum(x_pos[:, k]**2, axis=1)",
         norm="l2",
     ),

@@ -1,0 +1,413 @@
+"""A proof shows its checked steps, nothing else, and all that it promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+
+import mpmath
+import pytest
+import sympy as sp
+
+from derive_triplet import DISTANCES, LOSSES, Distance, Objective, Parameter, Product, differentiate, generate
+from derive_triplet.derive.differentiate import Derivation
+from derive_triplet.derive.errors import StepError
+from derive_triplet.derive.kernel import RowKernel
+from derive_triplet.derive.latex import to_latex
+from derive_triplet.derive.lower import lower
+from derive_triplet.derive.proof import Proof, loss_at, prove
+from derive_triplet.derive.steps import DIGITS, Lemma
+from derive_triplet.derive.symbols import d_neg, d_pos, distances_of
+from derive_triplet.derive.targets.latex import LatexTarget
+from derive_triplet.derive.verify.reference import reference
+
+OBJECTIVES = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
+PAPER = Objective(DISTANCES["l2"], LOSSES["softmax-mse"])
+FRESH = 977  # a seed with which no step was checked when it was made
+
+
+def document(objective: Objective) -> Product:
+    return generate(differentiate(objective), "latex")
+
+
+def proof_of(objective: Objective) -> Proof:
+    proof = document(objective).facts["proof"]
+    assert isinstance(proof, Proof)
+    return proof
+
+
+def text_of(objective: Objective) -> str:
+    """The document with every space and line break as one space."""
+    return re.sub(r"\s+", " ", document(objective).files[0].text)
+
+
+# ---------------------------------------------------------------- what is displayed is a checked step
+
+
+@objectives
+def test_every_displayed_step_holds_at_fresh_points(objective: Objective) -> None:
+    steps = proof_of(objective).steps
+    assert len(steps) > 20
+    assert all(step.check(FRESH) <= mpmath.mpf(10) ** -DIGITS for step in steps)
+
+
+@objectives
+def test_a_displayed_line_is_its_step_and_stands_in_the_document(objective: Objective) -> None:
+    named = {expr: to_latex(symbol) for symbol, expr in distances_of(objective).items()}
+    text = text_of(objective)
+    for chain in proof_of(objective).chains.values():
+        for line in chain:
+            assert " ".join(line.right) == to_latex(line.step.after, named)
+            assert line.rule == line.step.rule
+            assert all(f" {re.sub(r'[ ]+', ' ', piece)} " in text for piece in line.right)
+
+
+@objectives
+def test_each_line_begins_where_the_one_above_ends(objective: Objective) -> None:
+    for name, chain in proof_of(objective).chains.items():
+        assert [bool(line.left) for line in chain] == [True, *[False] * (len(chain) - 1)], name
+        for above, below in itertools.pairwise(chain):
+            assert below.step.before == above.step.after, name
+
+
+@objectives
+def test_the_results_stated_are_the_ends_of_the_chains(objective: Objective) -> None:
+    proof, text = proof_of(objective), text_of(objective)
+    for name in ("gradient x", "gradient x_pos", "gradient x_neg", "slope d_pos", "slope d_neg", "stable"):
+        assert proof.formulas[name] == " ".join(proof.chains[name][-1].right)
+    for embedding, latex in (("x", "x"), ("x_pos", "x^{+}"), ("x_neg", "x^{-}")):
+        left = rf"\frac{{\partial L}}{{\partial {latex}_{{k}}}}"
+        assert rf"\boxed{{\;{left} = {proof.formulas[f'gradient {embedding}']}\;}}" in text
+
+
+@objectives
+def test_no_step_can_be_replaced_by_a_wrong_one(objective: Objective) -> None:
+    for step in proof_of(objective).steps:
+        with pytest.raises(StepError, match="is wrong"):
+            dataclasses.replace(step, after=step.after + sp.Rational(1, 10**30))
+
+
+def with_lemma(derivation: Derivation, where: str, name: str) -> Derivation:
+    """The derivation with the result of one lemma negated, asserted without a step."""
+
+    def tampered(lemmas: Mapping[object, Lemma]) -> dict[object, Lemma]:
+        (key,) = (key for key in lemmas if str(key) == name)
+        return {**lemmas, key: Lemma(lemmas[key].name, -lemmas[key].result, ())}
+
+    if where == "distance":
+        part = dataclasses.replace(derivation.distance, gradients=tampered(derivation.distance.gradients))
+        return dataclasses.replace(derivation, distance=part)
+    if where == "loss":
+        return dataclasses.replace(
+            derivation, loss=dataclasses.replace(derivation.loss, slopes=tampered(derivation.loss.slopes))
+        )
+    return dataclasses.replace(derivation, gradients=tampered(derivation.gradients))
+
+
+LEMMAS = [
+    ("distance", "x"),
+    ("distance", "y"),
+    ("loss", "d_pos"),
+    ("loss", "d_neg"),
+    ("gradient", "x"),
+    ("gradient", "x_pos"),
+    ("gradient", "x_neg"),
+]
+
+
+@pytest.mark.parametrize(("where", "name"), LEMMAS)
+def test_a_wrong_lemma_makes_the_build_fail(where: str, name: str) -> None:
+    wrong = with_lemma(differentiate(PAPER), where, name)
+    with pytest.raises(StepError):
+        generate(wrong, "latex")
+
+
+def test_a_wrong_gradient_can_not_reach_the_table() -> None:
+    right = differentiate(PAPER)
+    with pytest.raises(StepError):
+        prove(with_lemma(right, "gradient", "x"), lower(right), (("temperature", 1.0),))
+
+
+# ---------------------------------------------------------------- no formula is written by hand
+
+INSERTED = re.compile(r"<<.*?>>|<%.*?%>|<#.*?#>", re.DOTALL)
+DISPLAYS = re.compile(r"\\\[(?:\[|\\begin\{gathered\})?(.*?)\\\]|\\begin\{align\*\}(.*?)\\end\{align\*\}", re.DOTALL)
+SPACING = re.compile(r"\\\\\[[-\d.]+ex\]|\\begin\{gathered\}|\\end\{gathered\}")
+
+
+def hand_written(template: str) -> list[str]:
+    """Displays in which something stands to the right of '=' that is not inserted, or a number anywhere."""
+    found = []
+    for display in DISPLAYS.finditer(template):
+        words = INSERTED.sub(lambda inserted: "@" if inserted[0].startswith("<<") else "", display[0])
+        words = SPACING.sub("", words)
+        if re.search(r"=(?!\s*@)", words) or re.search(r"\d", words):
+            found.append(display[0])
+    return found
+
+
+TEMPLATES = sorted(
+    entry.name for entry in (files("derive_triplet") / "templates" / "latex").iterdir() if entry.name.endswith(".jinja")
+)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_no_displayed_formula_is_written_in_a_template(name: str) -> None:
+    template = (files("derive_triplet") / "templates" / "latex" / name).read_text(encoding="utf-8")
+    assert hand_written(template) == []
+    cells = re.findall(r"\$\\displaystyle(.*?)\$", INSERTED.sub("@", template))
+    assert all(re.fullmatch(r"\s*(@|\\(sum|frac)\b[^=]*)\s*", cell) for cell in cells)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        r"\[ L = 2 s^{2} \]",
+        r"\[ \frac{\partial L}{\partial d_{+}} = << f.slope >>, \qquad \frac{\partial L}{\partial d_{-}} = -s q \]",
+        r"\begin{align*} << line.left >> &= 4 << line.right >> \end{align*}",
+        "\\[\\begin{gathered}\n \\boxed{L = \\sigma(z)} \\end{gathered}\\]",
+    ],
+)
+def test_a_formula_written_in_a_template_is_seen(planted: str) -> None:
+    assert hand_written(planted)
+
+
+def test_the_displays_of_the_template_are_seen_at_all() -> None:
+    template = (files("derive_triplet") / "templates" / "latex" / "proof.tex.jinja").read_text(encoding="utf-8")
+    assert len(DISPLAYS.findall(template)) >= 7
+
+
+# ---------------------------------------------------------------- the numbers
+
+EXAMPLE = ((1.0, 2.0, 3.0), (1.5, 1.0, 2.0), (2.0, 2.0, 2.0))  # stated in the document
+
+
+@objectives
+def test_the_table_has_the_numbers_of_the_reference(objective: Objective) -> None:
+    exact = reference(objective, *EXAMPLE, {p.name: p.default for p in objective.parameters})
+    expected = [value for name in ("x", "x_pos", "x_neg") for value in exact.gradients[name].value]
+    table, text = proof_of(objective).table, text_of(objective)
+    assert r"At $x = (1, 2, 3)$, $x^{+} = (1.5, 1, 2)$, $x^{-} = (2, 2, 2)$" in text
+    assert len(table) == len(expected) == 9
+    for row, value in zip(table, expected, strict=True):
+        for shown in (row.formula, row.difference):
+            assert abs(mpmath.mpf(shown) - value) <= mpmath.mpf("1e-11") * max(abs(value), mpmath.mpf("1e-9"))
+        assert f"${row.name}$ & ${row.formula}$ & ${row.difference}$ & ${row.agreement}$" in text
+        power = re.fullmatch(r"< 10\^\{-(\d+)\}", row.agreement)
+        assert power and int(power[1]) >= 25
+
+
+def test_the_rows_name_the_components_in_order() -> None:
+    names = [row.name for row in proof_of(PAPER).table]
+    assert names == [rf"\partial L / \partial {of}_{{{k}}}" for of in ("x", "x^{+}", "x^{-}") for k in (1, 2, 3)]
+
+
+def test_the_table_is_computed_with_the_parameters_of_the_product() -> None:
+    half = generate(differentiate(PAPER), "latex", parameters={"temperature": 0.5})
+    exact = reference(PAPER, *EXAMPLE, {"temperature": 0.5})
+    for shown, value in zip(half.facts["proof"].table, exact.gradients["x"].value, strict=False):
+        assert abs(mpmath.mpf(shown.formula) - value) <= mpmath.mpf("1e-11")
+    assert half.facts["proof"].table != proof_of(PAPER).table
+
+
+@pytest.mark.parametrize("value", [0.5, 123456.789, 1e-12, 2.5e-7, 1e20])
+def test_the_document_states_the_value_of_a_parameter_exactly_and_as_mathematics(value: float) -> None:
+    text = generate(differentiate(PAPER), "latex", parameters={"temperature": value}).files[0].text
+    (shown,) = re.findall(r"\$T = ([^$]*)\$, the formulas above", text)
+    assert not re.search(r"\de", shown), "an e in mathematics is a variable"
+    number = re.sub(r"\s*\\cdot\s*10\^\{(-?\d+)\}", r"e\1", shown)
+    number = re.sub(r"^10\^\{(-?\d+)\}", r"1e\1", number)
+    assert float(number) == value
+
+
+def test_the_counterexamples_of_the_erratum() -> None:
+    with mpmath.workdps(1000):
+        far = 2 * mpmath.exp(-2000) / (1 + mpmath.exp(-1000)) ** 2
+        near = 2 / (1 + mpmath.exp(mpmath.mpf("1e-3") - mpmath.mpf("1e-6"))) ** 2
+    shown = re.fullmatch(r"([\d.]+) \\cdot 10\^\{(-\d+)\}", loss_at(PAPER, "1000", "2000"))
+    assert shown
+    digits = len(shown[1].replace(".", ""))
+    assert digits >= 2
+    assert mpmath.mpf(f"{shown[1]}e{shown[2]}") == mpmath.mpf(mpmath.nstr(far, digits))
+    assert loss_at(PAPER, "1e-6", "1e-3") == mpmath.nstr(near, 4) == "0.4995"
+
+
+# ---------------------------------------------------------------- the contents
+
+SECTIONS = (
+    "Setting",
+    "The distance",
+    "The scalar loss",
+    "The gradient",
+    "Where there is no gradient",
+    "How large it can be",
+    "Second derivatives",
+    "Squared or not",
+    "From symbols to code",
+    "Numbers",
+    "For users of Caffe",
+)
+ALWAYS = (
+    "Kronecker delta",
+    r"\delta_{ik}$ is 1 for $i = k$",
+    "for embeddings of any length~$n$",
+    r"\begin{theorem}",
+    r"\begin{corollary}",
+    "the mean of the losses of $B$ triplets",
+    "The gradient vanishes",
+    r"\frac{\partial^2 d}{\partial x_k\,\partial x_l}",
+    r"\frac{\partial^2 L}{\partial x^{+}_k\,\partial x^{-}_l}",
+    "central differences of the \\emph{definition}",
+    "Moving all three points together",
+    "softmax-mse} solid",
+    r"\begin{tikzpicture}",
+)
+BY_NAME = {
+    "l2": (
+        "May one cancel the 2s?",
+        "where they cancel",
+        "At $x = x^{+}$",
+        "At $x = x^{-}$",
+        "the closed unit ball",
+        "Fr\\'echet subdifferential is empty",
+        "element of Clarke's",
+        "element of least norm is $0$",
+        "convex} kink",
+        "concave} kink",
+    ),
+    "l2-squared": ("Where two embeddings coincide",),
+    "softmax-mse": (
+        "An erratum to the paper",
+        "$(d_{+}, d_{-}) = (1000, 2000)$",
+        "$(10^{-6}, 10^{-3})$",
+        "0.4995",
+        "A factor of 2",
+        "the mean over the two outputs",
+        r"\texttt{EuclideanLoss} halves the sum",
+        "quotient rule",
+        r"Does the output of \texttt{Softmax} go to \texttt{EuclideanLoss}? Yes",
+        "the constant target $(0, 1)$",
+        "The order of the columns matters",
+        r"\frac{16}{27\,T}",
+        "arXiv:1412.6622",
+    ),
+    "softmax-nll": (
+        "SoftmaxWithLoss",
+        r"Does the output of \texttt{Softmax} go to \texttt{EuclideanLoss}?",
+        "quotient rule",
+        "arXiv:1703.07737",
+    ),
+    "hinge": (
+        "Why 0 on the kink of the hinge",
+        "the subdifferential is the interval $[0, 1]$",
+        r"\texttt{ReLU}",
+        "arXiv:1503.03832",
+    ),
+}
+
+
+def lacking(text: str, objective: Objective) -> list[str]:
+    wanted = [rf"\section{{{title}}}" for title in SECTIONS]
+    wanted += [*ALWAYS, *BY_NAME[objective.distance.name], *BY_NAME[objective.loss.name]]
+    wanted += [rf"\emph{{{parameter.name}}}" for parameter in objective.parameters]
+    return [phrase for phrase in wanted if phrase not in text]
+
+
+@objectives
+def test_the_document_has_all_that_it_promises(objective: Objective) -> None:
+    text = text_of(objective)
+    assert lacking(text, objective) == []
+    assert text.count(r"\boxed{") == 3
+    assert [text.index(rf"\section{{{title}}}") for title in SECTIONS] == sorted(
+        text.index(rf"\section{{{title}}}") for title in SECTIONS
+    )
+
+
+def test_a_part_that_is_lost_is_missed() -> None:
+    text = text_of(PAPER)
+    for lost in (r"\section{Squared or not}", "0.4995", "the closed unit ball"):
+        assert lost in lacking(text.replace(lost, ""), PAPER)
+
+
+@objectives
+def test_remarks_stand_only_where_they_belong(objective: Objective) -> None:
+    text = text_of(objective)
+    assert ("erratum" in text) == (objective.loss.name == "softmax-mse")
+    assert ("closed unit ball" in text) == (objective.distance.name == "l2")
+    assert ("kink of the hinge" in text) == (objective.loss.name == "hinge")
+
+
+@objectives
+def test_the_gradients_of_both_norms_stand_side_by_side(objective: Objective) -> None:
+    other = next(distance for distance in DISTANCES.values() if distance is not objective.distance)
+    companion = differentiate(Objective(other, objective.loss))
+    comparison = text_of(objective).partition(r"\section{Squared or not}")[2].partition(r"\section")[0]
+    for derivation in (differentiate(objective), companion):
+        for lemma in derivation.gradients.values():
+            assert rf"$\displaystyle {to_latex(lemma.result)}$" in comparison
+
+
+@objectives
+def test_the_dictionary_has_every_name_of_the_kernel_with_its_value(objective: Objective) -> None:
+    kernel: RowKernel = lower(differentiate(objective))
+    names = [a.symbol.name for a in (*kernel.differences, *kernel.reductions, *kernel.scalars, *kernel.maps)]
+    rows = proof_of(objective).dictionary
+    assert [row[0].replace(r"\_", "_") for row in rows] == names
+    assert {"grad_x", "grad_x_pos", "grad_x_neg", "loss"} <= set(names)
+    text = text_of(objective)
+    for name, symbol, value in rows:
+        assert rf"\texttt{{{name}}} & ${symbol}$ & $\displaystyle {value}$" in text
+
+
+@objectives
+def test_the_document_says_how_it_was_made_and_not_when(objective: Objective) -> None:
+    text = text_of(objective)
+    command = document(objective).command.replace("--", "-{}-")
+    assert rf"with SymPy {sp.__version__}: \texttt{{{command}}}." in text
+    assert r"\date{}" in text
+    assert not re.search(r"\\today|\b20\d\d-\d\d-\d\d\b", text)
+
+
+@objectives
+def test_the_document_is_the_same_when_it_is_made_again(objective: Objective) -> None:
+    derivation = differentiate(objective)
+    prove.cache_clear()
+    settings = document(objective).settings
+    assert LatexTarget().generate(derivation, lower(derivation), settings).files == document(objective).files
+
+
+# ---------------------------------------------------------------- a distance of one's own
+
+UNIT = Parameter("unit_scale", 2.0, "positive", "the unit of the distance")
+BIAS = Parameter("bias", 0.5, "nonnegative", "what is added")
+WIDE = Distance(
+    "wide",
+    "four terms",
+    "sum((x - y)**2)/unit_scale + sqrt(1 + sum((x - y)**2)) + log(1 + sum((x - y)**2)) + exp(-bias*sum((x - y)**2))",
+    "made up",
+    (UNIT, BIAS),
+)
+
+
+def test_a_result_that_is_broken_is_stated_whole() -> None:
+    objective = Objective(WIDE, LOSSES["softmax-mse"])
+    proof, text = proof_of(objective), text_of(objective)
+    last = proof.chains["distance x"][-1]
+    assert len(last.right) > 1, "not wide enough for this test"
+    lemma = text.partition(r"\label{distance}")[2].partition(r"\end{lemma}")[0]
+    assert all(piece in lemma for piece in last.right)
+
+
+def test_each_of_several_parameters_has_a_sentence_of_its_own() -> None:
+    text = text_of(Objective(WIDE, LOSSES["softmax-mse"]))
+    setting = text.partition("Here ")[2].partition("The loss is that of")[0]
+    for parameter in (UNIT, BIAS, LOSSES["softmax-mse"].parameters[0]):
+        assert re.search(rf"{parameter.meaning}\s?[.;,]", setting), setting
+
+
+def test_slopes_have_their_own_chain() -> None:
+    assert {f"slope {d_pos}", f"slope {d_neg}"} <= set(proof_of(PAPER).chains)

@@ -1,0 +1,162 @@
+"""The verification of documents fails on each error that is planted into one."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import sympy as sp
+
+from derive_triplet import Product, differentiate, generate, verify
+from derive_triplet.derive.steps import Step
+from derive_triplet.derive.typeset import HOW_TO_GET_ONE
+
+needs_tinytex = pytest.mark.needs("tinytex")
+
+
+@cache
+def latex() -> Product:
+    return generate(differentiate("l2-squared", "hinge"), "latex")
+
+
+@cache
+def pdf() -> Product:
+    return generate(differentiate("l2-squared", "hinge"), "pdf", engine="tinytex")
+
+
+def failed(product: Product, thorough: bool = False) -> set[str]:
+    report = verify(product, thorough=thorough)
+    assert report.passed == (not report.failures)
+    return {check.name for check in report.failures}
+
+
+def smuggled(step: Step, after: sp.Expr) -> Step:
+    """A step that was never checked."""
+    wrong = copy.copy(step)
+    object.__setattr__(wrong, "after", after)
+    return wrong
+
+
+def with_wrong_step(product: Product, chain: str, amount: sp.Expr) -> Product:
+    proof = product.facts["proof"]
+    *before, last = proof.chains[chain]
+    wrong = replace(last, step=smuggled(last.step, last.step.after + amount))
+    chains = {**proof.chains, chain: (*before, wrong)}
+    return replace(product, facts={**product.facts, "proof": replace(proof, chains=chains)})
+
+
+CHAINS = tuple(name for name, chain in latex().facts["proof"].chains.items() if chain)
+
+
+# ---------------------------------------------------------------- the LaTeX
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_the_document_as_made_passes(thorough: bool) -> None:
+    report = verify(latex(), thorough=thorough)
+    assert report.passed, str(report)
+    assert report.level.startswith("run (every displayed equality")
+    assert len(report.checks) >= (3 if thorough else 1)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("amount", [sp.S.One, sp.Rational(1, 10**40)], ids=["gross", "fine"])
+def test_a_wrong_step_in_any_chain_fails(chain: str, amount: sp.Expr) -> None:
+    wrong = with_wrong_step(latex(), chain, amount)
+    assert failed(wrong) == {"displayed equalities"}
+    assert "is wrong" in str(verify(wrong))
+
+
+def test_the_failure_names_the_rule_of_the_wrong_step() -> None:
+    wrong = with_wrong_step(latex(), "gradient x", sp.S.One)
+    rule = wrong.facts["proof"].chains["gradient x"][-1].step.rule
+    assert rule in str(verify(wrong))
+
+
+def test_a_wrong_step_does_not_pass_into_other_products() -> None:
+    with_wrong_step(latex(), "gradient x", sp.S.One)
+    assert failed(latex()) == set()
+
+
+def test_a_formula_changed_in_the_document_alone_fails() -> None:
+    # what is verified is the product's own text
+    (file,) = latex().files
+    right = latex().facts["proof"].chains["gradient x_pos"][-1].right[0]
+    assert right.startswith("-")
+    text = file.text.replace(right, right[1:])
+    assert text != file.text
+    assert failed(replace(latex(), files=(replace(file, text=text),)))
+
+
+def test_a_line_that_does_not_print_its_step_fails() -> None:
+    proof = latex().facts["proof"]
+    *before, last = proof.chains["gradient x_pos"]
+    chains = {**proof.chains, "gradient x_pos": (*before, replace(last, right=("0",)))}
+    wrong = replace(latex(), facts={**latex().facts, "proof": replace(proof, chains=chains)})
+    assert failed(wrong)
+
+
+# ---------------------------------------------------------------- the PDF
+
+
+@needs_tinytex
+def test_the_pdf_as_made_passes() -> None:
+    report = verify(pdf(), thorough=True)
+    assert report.passed, str(report)
+    assert report.level == "run (typeset by tinytex)"
+    names = {check.name for check in report.checks}
+    assert names == {"displayed equalities", "complaints of TeX", "bytes of a second run", "fonts not embedded"}
+
+
+@needs_tinytex
+def test_a_wrong_step_fails_the_pdf_too() -> None:
+    assert failed(with_wrong_step(pdf(), "slope d_pos", sp.S.One)) == {"displayed equalities"}
+
+
+def with_typeset(**changes: object) -> Product:
+    return replace(pdf(), facts={**pdf().facts, "typeset": replace(pdf().facts["typeset"], **changes)})
+
+
+@needs_tinytex
+def test_a_complaint_of_tex_fails_and_is_shown() -> None:
+    complaint = "Overfull \\hbox (12.3pt too wide) in paragraph at lines 7--9"
+    wrong = with_typeset(complaints=(complaint,))
+    assert failed(wrong) == {"complaints of TeX"}
+    assert complaint in str(verify(wrong))
+
+
+@needs_tinytex
+def test_a_font_that_is_not_embedded_fails() -> None:
+    done = pdf().facts["typeset"]
+    assert b"/FontFile" in done.pdf
+    assert failed(with_typeset(pdf=done.pdf.replace(b"/FontFile", b"/FontFoul", 1))) == {"fonts not embedded"}
+
+
+@needs_tinytex
+def test_a_font_of_the_reader_that_has_no_description_fails() -> None:
+    # the way in which a PDF uses one of the fonts that every reader has
+    done = pdf().facts["typeset"]
+    font = b"999 0 obj\n<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>\nendobj\n"
+    assert failed(with_typeset(pdf=done.pdf.replace(b"xref\n", font + b"xref\n", 1))) == {"fonts not embedded"}
+
+
+@needs_tinytex
+def test_bytes_that_another_run_does_not_give_fail_a_thorough_verification() -> None:
+    wrong = with_typeset(pdf=pdf().facts["typeset"].pdf + b"%\n")
+    assert failed(wrong) == set()
+    assert failed(wrong, thorough=True) == {"bytes of a second run"}
+
+
+@needs_tinytex
+def test_a_file_other_than_the_one_that_was_typeset_fails() -> None:
+    text, file = pdf().files
+    wrong = replace(pdf(), files=(text, replace(file, binary=b"%PDF-1.5\n")))
+    assert failed(wrong, thorough=True)
+
+
+def test_what_could_not_be_typeset_is_called_rendered_and_says_why() -> None:
+    report = verify(replace(latex(), target="pdf", lacks=HOW_TO_GET_ONE))
+    assert report.level == "rendered"
+    assert HOW_TO_GET_ONE in str(report)
