@@ -25,7 +25,7 @@ def escape(text: str) -> str:
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
-WIDE = 40
+WIDE = 34
 """The width, as `width` counts, beyond which a formula is broken, or takes a whole line of a page."""
 
 

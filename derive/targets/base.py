@@ -10,7 +10,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
@@ -126,9 +125,13 @@ class Target(ABC):
         """The folder that holds the folder of templates; a third-party target names its own."""
         return files(__package__.rpartition(".derive")[0]) / "templates"
 
-    @cached_property
+    @property
     def _environment(self) -> jinja2.Environment:
-        return _environment(self.template_root, self.delimiters)
+        root = self.template_root
+        key = (str(root), *sorted(self.delimiters.items()))
+        if key not in _ENVIRONMENTS:
+            _ENVIRONMENTS[key] = _environment(root, self.delimiters)
+        return _ENVIRONMENTS[key]
 
     @abstractmethod
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
@@ -201,6 +204,9 @@ def _texts(folder: Traversable) -> dict[str, str]:
         if entry.is_file() and entry.name.endswith(".jinja"):
             texts[entry.name] = entry.read_text(encoding="utf-8")
     return texts
+
+
+_ENVIRONMENTS: dict[tuple[object, ...], jinja2.Environment] = {}
 
 
 def _environment(root: Traversable, delimiters: Mapping[str, str]) -> jinja2.Environment:
