@@ -76,6 +76,9 @@ def written() -> set[str]:
 def output_files(norms: Sequence[str], losses: Sequence[str], target_names: Sequence[str]) -> set[str]:
     stems = [f"triplet_{loss}_{norm}".replace("-", "_") for loss in losses for norm in norms]
     patterns = [f"{name}/{pattern}" for name in target_names for pattern in targets()[name].templates.values()]
+    if "pdf" in target_names:
+        patterns = [pattern for pattern in patterns if not pattern.startswith("pdf/")]
+        patterns += ["latex/{stem}.tex", "pdf/{stem}.pdf"]
     return {pattern.format(stem=stem) for pattern in patterns for stem in stems}
 
 

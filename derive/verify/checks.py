@@ -158,9 +158,9 @@ def _order(runner: Runner, dtype: str, parameters: Mapping[str, float]) -> Check
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
         pairs = [(loss_turned, loss), *zip(gradients_turned, gradients, strict=True)]
         for found, wanted in pairs:
-            # a gradient is judged within its row, a loss, which may have cancelled, within the batch
-            axes = tuple(range(1, wanted.ndim)) or None
-            largest = np.max(np.abs(wanted), axis=axes, keepdims=True).astype(np.float64)
+            # a gradient is judged within its row, a loss, which may have cancelled, as the distances are
+            is_loss = wanted.ndim == 1
+            largest = np.max(np.abs(wanted), axis=-1, keepdims=True, initial=float(is_loss)).astype(np.float64)
             unit = np.finfo(dtype).eps * np.flip(largest) + np.finfo(dtype).tiny
             worst = _worst(worst, np.abs(np.asarray(found, np.float64) - np.flip(wanted)), unit)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)
