@@ -99,7 +99,7 @@ def python(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytes
     subprocess.run([found, "-m", "venv", "--without-pip", environment], check=True)
     installed = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(installed)]
-    subprocess.run([*pip, "install", "--quiet", "--no-compile", str(source)], check=True)
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", f"{source}[pdf]"], check=True)
     return installed
 
 
