@@ -30,17 +30,22 @@ class Point:
     scalars: Mapping[sp.Symbol, Any] = field(default_factory=dict)
     abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
     _known: dict[tuple[sp.Expr, int], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _named: dict[tuple[sp.Symbol, int], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, index: sp.Symbol, value: int) -> Point:
+        """The same point with an index set, on which no abbreviation depends."""
+        return replace(self, scalars={**self.scalars, index: mpmath.mpf(value)})
 
     def bind(self, symbol: sp.Symbol, value: Any) -> Point:
         """The same point with a scalar set."""
-        return replace(self, scalars={**self.scalars, symbol: value})
+        return replace(self, scalars={**self.scalars, symbol: value}, _named={})
 
     def shift(self, variable: sp.Expr, amount: Any) -> Point:
         """The same point with `variable`, a symbol or a component such as x[k], moved by `amount`."""
         if isinstance(variable, sp.Indexed):
             name, at = variable.base.label.name, int(evaluate(variable.indices[0], self)) - 1
             moved = [value + amount * (index == at) for index, value in enumerate(self.vectors[name])]
-            return replace(self, vectors={**self.vectors, name: moved})
+            return replace(self, vectors={**self.vectors, name: moved}, _named={})
         return self.bind(variable, evaluate(variable, self) + amount)
 
 
@@ -63,7 +68,10 @@ def _symbol(expr: sp.Symbol, point: Point) -> Any:
     if expr in point.scalars:
         return point.scalars[expr]
     if expr in point.abbreviations:
-        return evaluate(point.abbreviations[expr], point)
+        key = expr, mpmath.mp.prec
+        if key not in point._named:
+            point._named[key] = evaluate(point.abbreviations[expr], point)
+        return point._named[key]
     if expr.name == "n":
         return mpmath.mpf(point.dimension)
     raise NotImplementedError(f"the point gives no value to {expr}")
@@ -83,7 +91,7 @@ def _power(expr: sp.Pow, point: Point) -> Any:
 def _sum(expr: sp.Sum, point: Point) -> Any:
     ((index, low, high),) = expr.limits
     indices = range(int(evaluate(low, point)), int(evaluate(high, point)) + 1)
-    return mpmath.fsum(evaluate(expr.function, point.bind(index, mpmath.mpf(j))) for j in indices)
+    return mpmath.fsum(evaluate(expr.function, point.at(index, j)) for j in indices)
 
 
 def _derivative(expr: sp.Derivative, point: Point) -> Any:

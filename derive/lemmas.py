@@ -67,33 +67,29 @@ def derive_distance(distance: Distance) -> DistanceDerivation:
     """The gradients of one distance in its first and second argument."""
     value = symbols.distance_of(distance, symbols.x, symbols.y)
     setting = Setting(("x", "y"), tuple(symbols.parameter(p) for p in distance.parameters), {d: value})
-    sums = sorted(value.atoms(sp.Sum), key=sp.default_sort_key)
-    first, first_terms = _distance_gradient(value, sums, symbols.x, setting)
-    second, second_terms = _distance_gradient(value, sums, symbols.y, setting)
+    weights = symbols.derivatives_in_sums(value)
+    first, first_terms = _distance_gradient(value, weights, symbols.x, setting)
+    second, second_terms = _distance_gradient(value, weights, symbols.y, setting)
     return DistanceDerivation(
         distance,
         value,
         {"x": first, "y": second},
         {"x": first_terms, "y": second_terms},
         sp.expand(first.result + second.result) == 0,
-        _gradient_norm(first.result, value, sums, setting),
+        _gradient_norm(first.result, value, setting),
     )
 
 
 def _distance_gradient(
-    value: sp.Expr, sums: list[sp.Sum], variable: sp.IndexedBase, setting: Setting
+    value: sp.Expr, weights: Mapping[sp.Sum, sp.Expr], variable: sp.IndexedBase, setting: Setting
 ) -> tuple[Lemma, tuple[Term, ...]]:
-    stand_ins = {total: sp.Dummy(positive=True) for total in sums}
-    outer = value.xreplace(stand_ins)
-    back = {stand_in: total for total, stand_in in stand_ins.items()}
-    weights = [sp.diff(outer, stand_in).xreplace(back) for stand_in in stand_ins.values()]
-    inner = [_partial(total.function, variable) for total in sums]
+    inner = [symbols.partial_derivative(total.function, variable[i]) for total in weights]
 
-    def combined(parts: list[sp.Expr]) -> sp.Expr:
-        return sp.Add(*(times(weight, part) for weight, part in zip(weights, parts, strict=True)))
+    def combined(parts: Iterable[sp.Expr]) -> sp.Expr:
+        return sp.Add(*(times(weight, part) for weight, part in zip(weights.values(), parts, strict=True)))
 
     terms = []
-    for weight, derivative in zip(weights, inner, strict=True):
+    for weight, derivative in zip(weights.values(), inner, strict=True):
         content, elementwise = derivative.subs(i, k).primitive()
         if elementwise.as_coefficients_dict()[symbols.x[k]] < 0:
             content, elementwise = -content, -elementwise
@@ -101,17 +97,17 @@ def _distance_gradient(
     chain = Chain(f"gradient of d in {variable}", sp.Derivative(value, variable[k]), setting)
     chain.then(
         "chain rule",
-        combined([sp.Derivative(total, variable[k]) for total in sums]),
+        combined(sp.Derivative(total, variable[k]) for total in weights),
         "differentiate the outer function at its sums",
     )
     chain.then(
         "sum rule",
-        combined([sp.Sum(times(sp.KroneckerDelta(i, k), part), (i, 1, n)) for part in inner]),
+        combined(sp.Sum(times(sp.KroneckerDelta(i, k), part), (i, 1, n)) for part in inner),
         "the derivative of a sum is the sum of the derivatives, and a component depends on itself only",
     )
     chain.then(
         "Kronecker delta",
-        combined([collapse_deltas(sp.Sum(part * sp.KroneckerDelta(i, k), (i, 1, n))) for part in inner]),
+        combined(collapse_deltas(sp.Sum(part * sp.KroneckerDelta(i, k), (i, 1, n))) for part in inner),
         "a single term of the sum is left",
     )
     chain.then(
@@ -120,12 +116,6 @@ def _distance_gradient(
         "cancel constants and write the distance by its name",
     )
     return chain.qed(), tuple(terms)
-
-
-def _partial(term: sp.Expr, variable: sp.IndexedBase) -> sp.Expr:
-    """The derivative of an elementwise term in its own component of `variable`."""
-    component = sp.Dummy(real=True)
-    return sp.diff(term.xreplace({variable[i]: component}), component).xreplace({component: variable[i]})
 
 
 def sum_of(terms: Iterable[Term]) -> sp.Expr:
@@ -140,12 +130,13 @@ def times(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     return primitive if coefficient == 1 else sp.Mul(coefficient, primitive, evaluate=False)
 
 
-def _gradient_norm(gradient: sp.Expr, value: sp.Expr, sums: list[sp.Sum], setting: Setting) -> Lemma:
+def _gradient_norm(gradient: sp.Expr, value: sp.Expr, setting: Setting) -> Lemma:
     """The squared Euclidean length of the distance's gradient, where it can be written in d alone."""
     squared = sp.Sum(gradient**2, (k, 1, n))
     chain = Chain("length of the gradient of d", squared, setting)
     coefficient, elementwise = sp.factor_terms(gradient).as_independent(k, as_Add=False)
-    total = sums[0]
+    sums = value.atoms(sp.Sum)
+    total = next(iter(sums))
     if len(sums) == 1 and elementwise**2 == total.function.subs(i, k):
         chain.then("factor", coefficient**2 * total, "the coefficient is the same for all components")
         base, exponent = value.as_base_exp()

@@ -242,7 +242,7 @@ def _check(kernel: RowKernel, derivation: Derivation) -> None:
             found: list[Any] = [loss]
             for name, lemma in derivation.gradients.items():
                 for index in range(point.dimension):
-                    expected.append(evaluate(lemma.result, point.bind(symbols.k, mpmath.mpf(index + 1))))
+                    expected.append(evaluate(lemma.result, point.at(symbols.k, index + 1)))
                     found.append(gradients[name][index])
             _agree(found, expected, kernel.objective.stem)
 

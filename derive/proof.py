@@ -252,7 +252,7 @@ def _table(derivation: Derivation, parameters: Mapping[str, float]) -> tuple[Row
         point = Point(3, vectors, scalars, derivation.setting.abbreviations)
         for name, lemma in derivation.gradients.items():
             for index, difference in enumerate(exact.gradients[name].value, start=1):
-                value = evaluate(lemma.result, point.bind(k, mpmath.mpf(index)))
+                value = evaluate(lemma.result, point.at(k, index))
                 rows.append(
                     Row(
                         rf"\partial L / \partial {EMBEDDINGS[name]}_{{{index}}}",

@@ -14,7 +14,7 @@ from . import symbols
 from .differentiate import Derivation
 from .lemmas import DistanceDerivation, LossDerivation, abbreviated
 from .steps import Chain, Lemma, Setting
-from .symbols import d, d_neg, d_pos, k, l
+from .symbols import d, d_neg, d_pos, i, k, l
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def _distance_curvature(derivation: DistanceDerivation, first: str, second: str)
     delta = sp.KroneckerDelta(k, l)
     total = sp.Add(
         *(
-            sp.diff(term.coefficient, d) * along * term.elementwise
-            + term.coefficient * _own_derivative(term.elementwise, variable) * delta
+            _along(term.coefficient, along, variable) * term.elementwise
+            + term.coefficient * symbols.partial_derivative(term.elementwise, variable[k]) * delta
             for term in derivation.terms[first]
         )
     )
@@ -57,9 +57,12 @@ def _distance_curvature(derivation: DistanceDerivation, first: str, second: str)
     return chain.qed()
 
 
-def _own_derivative(elementwise: sp.Expr, variable: sp.IndexedBase) -> sp.Expr:
-    component = sp.Dummy(real=True)
-    return sp.diff(elementwise.xreplace({variable[k]: component}), component).xreplace({component: variable[k]})
+def _along(coefficient: sp.Expr, along: sp.Expr, variable: sp.IndexedBase) -> sp.Expr:
+    """The derivative of a coefficient in the l-th component; `along` is that of d, in which it may be written."""
+    inner = symbols.derivatives_in_sums(coefficient).items()
+    return sp.diff(coefficient, d) * along + sp.Add(
+        *(slope * symbols.partial_derivative(total.function, variable[i]).subs(i, l) for total, slope in inner)
+    )
 
 
 def _loss_curvature(derivation: LossDerivation, first: sp.Symbol, second: sp.Symbol) -> Lemma:

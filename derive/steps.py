@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import mpmath
 import sympy as sp
@@ -20,7 +21,7 @@ from .functions import Node, expand_nodes
 
 DIGITS = 50
 _INDEX = sp.Dummy("j", integer=True, positive=True)  # of sums in normal form; no expression holds it freely
-DIMENSIONS = (1, 2, 5)
+DIMENSIONS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,17 @@ class Setting:
 
         for dimension in DIMENSIONS:
             drawn = {symbol: fraction() for symbol in self.scalars}
-            # the second point mirrors the scalars of the first: both signs of each, both sides of a kink
-            for scalars in (drawn, {symbol: 1 - value for symbol, value in drawn.items()}):
+            # the second point mirrors the scalars of the first: both signs of each, both sides of a kink;
+            # k and l differ in the one and are equal in the other, neither the first nor the last component
+            mirrored = {symbol: 1 - value for symbol, value in drawn.items()}
+            middle = dimension // 2 + 1
+            for scalars, k, l in ((drawn, (dimension + 1) // 2, dimension), (mirrored, middle, middle)):  # noqa: E741
                 yield Point(
                     dimension,
                     {name: tuple(scaled(fraction()) for _ in range(dimension)) for name in self.vectors},
                     {
-                        symbols.k: mpmath.mpf(source.randint(1, dimension)),
-                        symbols.l: mpmath.mpf(source.randint(1, dimension)),
+                        symbols.k: mpmath.mpf(k),
+                        symbols.l: mpmath.mpf(l),
                         **{symbol: scaled(value, symbol) for symbol, value in scalars.items()},
                     },
                     self.abbreviations,
@@ -85,7 +89,7 @@ class Step:
 
     def __post_init__(self) -> None:
         self.check()
-        object.__setattr__(self, "symbolic", is_zero(self.before - self.after, self.setting))
+        object.__setattr__(self, "symbolic", are_equal(self.before, self.after, self.setting))
 
     def check(self, seed: int = 0) -> mpmath.mpf:
         """The largest difference of the two sides on random points, relative to them; raises as construction does."""
@@ -155,29 +159,53 @@ def collapse_deltas(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, sp.Sum) and e.has(sp.KroneckerDelta), collapsed)
 
 
-def is_zero(expr: sp.Expr, setting: Setting) -> bool:
-    """Whether SymPy can decide that `expr` vanishes; False means that it could not, not that it does not.
+def are_equal(a: sp.Expr, b: sp.Expr, setting: Setting) -> bool:
+    """Whether SymPy can decide that `a` = `b`; False means that it could not, not that they differ.
 
     Tried in turn, the cheapest first: with abbreviations as indeterminates, spelled out and differentiated with the
     nodes of `functions` as indeterminates, and with the nodes as exponentials.
     """
-    if not expr.has(sp.Derivative) and _vanishes(expr):
+    if not a.has(sp.Derivative) and not b.has(sp.Derivative) and _written_in(a) == _written_in(b) and _vanishes(a - b):
         return True
-    expr = setting.spell_out(expr)
-    # sp.diff, because Derivative.doit would also try to find closed forms of the sums
-    expr = expr.replace(lambda e: isinstance(e, sp.Derivative), lambda e: sp.diff(e.expr, *e.variables))
-    expr = collapse_deltas(expr).replace(lambda e: isinstance(e, sp.Sum), _normal_sum)
-    if _vanishes(expr):
-        return True
+    a, b = (_differentiated(setting.spell_out(side)) for side in (a, b))
+    return _vanishes(a - b) or _vanishes(_in_exponentials(a) - _in_exponentials(b))
+
+
+@cache  # a step ends where the next begins
+def _differentiated(expr: sp.Expr) -> sp.Expr:
+    """Derivatives carried out, Kronecker deltas collapsed, sums in normal form."""
+    expr = expr.replace(lambda e: isinstance(e, sp.Derivative), lambda e: _derivative(e.expr, *e.variables))
+    return collapse_deltas(expr).replace(lambda e: isinstance(e, sp.Sum), _normal_sum)
+
+
+@cache
+def _derivative(expr: sp.Expr, variable: sp.Expr) -> sp.Expr:
+    """By the chain rule at the sums, where SymPy alone is slow; Derivative.doit would also look for closed forms."""
+    held = symbols.stand_ins(expr)
+    outer, back = expr.xreplace(held), {symbol: total for total, symbol in held.items()}
+    inside = (slope * sp.diff(total, variable) for total, slope in symbols.derivatives_in_sums(expr).items())
+    return sp.Add(sp.diff(outer, variable).xreplace(back) if outer.has(_base(variable)) else 0, *inside)
+
+
+def _base(variable: sp.Expr) -> sp.Expr:
+    return variable.base if isinstance(variable, sp.Indexed) else variable
+
+
+@cache
+def _in_exponentials(expr: sp.Expr) -> sp.Expr:
+    """Nodes by their definitions, as rational functions of exponentials and logarithms of such."""
     expr = expand_nodes(expr)
     expr = expr.xreplace({e: _as_powers(e) for e in expr.atoms(sp.exp)})
-    return _vanishes(expr.replace(lambda e: isinstance(e, sp.log), lambda e: -sp.log(sp.cancel(1 / e.args[0]))))
+    return expr.replace(lambda e: isinstance(e, sp.log), lambda e: -sp.log(sp.cancel(1 / e.args[0])))
+
+
+def _written_in(expr: sp.Expr) -> set[sp.Basic]:
+    return set(expr.atoms(sp.Symbol, sp.Indexed, sp.Sum, Node))
 
 
 def _vanishes(expr: sp.Expr) -> bool:
     """Whether `expr` is 0 as a rational function, with sums and nodes as indeterminates."""
-    opaque = {atom: sp.Dummy(positive=True) for atom in expr.atoms(sp.Sum, Node)}
-    numerator, _ = expr.xreplace(opaque).as_numer_denom()
+    numerator, _ = expr.xreplace({atom: symbols.stand_in(atom) for atom in expr.atoms(sp.Sum, Node)}).as_numer_denom()
     return bool(sp.expand(numerator) == 0)
 
 

@@ -7,6 +7,7 @@ calculus is not used, because it is silently wrong for these expressions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,8 @@ l = sp.Symbol("l", integer=True, positive=True)  # noqa: E741 - the index after 
 x, y = sp.IndexedBase("x", real=True), sp.IndexedBase("y", real=True)
 x_pos, x_neg = sp.IndexedBase("x_pos", real=True), sp.IndexedBase("x_neg", real=True)
 EMBEDDINGS: Mapping[str, sp.IndexedBase] = MappingProxyType({"x": x, "x_pos": x_pos, "x_neg": x_neg})
+
+_VARIABLE = sp.Dummy(real=True)
 
 d = sp.Symbol("d", nonnegative=True)
 d_pos, d_neg = sp.Symbol("d_pos", nonnegative=True), sp.Symbol("d_neg", nonnegative=True)
@@ -75,3 +78,28 @@ def distances_of(objective: Objective) -> dict[sp.Symbol, sp.Expr]:
         d_pos: distance_of(objective.distance, x, x_pos),
         d_neg: distance_of(objective.distance, x, x_neg),
     }
+
+
+def stand_ins(expr: sp.Expr) -> dict[sp.Basic, sp.Dummy]:
+    """An indeterminate for each sum in `expr`, in an order that does not change."""
+    return {total: stand_in(total) for total in sorted(expr.atoms(sp.Sum), key=sp.default_sort_key)}
+
+
+@cache  # SymPy remembers what it found out about a symbol
+def stand_in(expr: sp.Expr) -> sp.Dummy:
+    """An indeterminate of the same sign, as far as that is known of a sum by its terms."""
+    known = expr.function if isinstance(expr, sp.Sum) else expr
+    return sp.Dummy(real=True, nonnegative=known.is_nonnegative, positive=known.is_positive)
+
+
+def partial_derivative(expr: sp.Expr, component: sp.Indexed) -> sp.Expr:
+    """The derivative in one component, of an expression in which other components are other variables."""
+    return sp.diff(expr.xreplace({component: _VARIABLE}), _VARIABLE).xreplace({_VARIABLE: component})
+
+
+@cache
+def derivatives_in_sums(expr: sp.Expr) -> Mapping[sp.Sum, sp.Expr]:
+    """The partial derivatives of `expr` in the sums that it holds, each sum taken as an indeterminate."""
+    indeterminate = stand_ins(expr)
+    outer, back = expr.xreplace(indeterminate), {symbol: total for total, symbol in indeterminate.items()}
+    return MappingProxyType({total: sp.diff(outer, symbol).xreplace(back) for symbol, total in back.items()})

@@ -250,12 +250,13 @@ def test_a_wrong_derivative_of_a_node_is_caught(monkeypatch: pytest.MonkeyPatch)
         sp.core.cache.clear_cache()
 
 
-@pytest.mark.parametrize("wrong", ["sign", "component", "sum"])
+@pytest.mark.parametrize("wrong", ["sign", "first component", "last component", "sum"])
 def test_a_wrong_collapse_of_the_delta_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     collapse = lemmas.collapse_deltas
     planted = {
         "sign": lambda expr: -collapse(expr),
-        "component": lambda expr: collapse(expr).subs(k, 1),
+        "first component": lambda expr: collapse(expr).subs(k, 1),
+        "last component": lambda expr: collapse(expr).subs(k, symbols.n),
         "sum": lambda expr: expr.xreplace({sp.KroneckerDelta(symbols.i, k): sp.Integer(1)}),
     }
     monkeypatch.setattr(lemmas, "collapse_deltas", planted[wrong])

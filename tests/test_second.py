@@ -12,7 +12,7 @@ import pytest
 import sympy as sp
 
 from derive_triplet import DISTANCES, LOSSES, differentiate
-from derive_triplet.derive import second
+from derive_triplet.derive import second, symbols
 from derive_triplet.derive.errors import StepError
 from derive_triplet.derive.evaluate import Point, evaluate
 from derive_triplet.derive.highprecision import objective_value
@@ -145,9 +145,9 @@ def test_no_step_can_be_replaced_by_a_wrong_one(norm: str, loss: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "l2-squared"])
-def test_a_wrong_own_derivative_of_a_distance_raises(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_derivative_of_a_component_raises(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     derivation = differentiate(norm, "softmax-mse")
-    monkeypatch.setattr(second, "_own_derivative", lambda elementwise, variable: sp.S.Zero)
+    monkeypatch.setattr(symbols, "partial_derivative", lambda expr, component: sp.S.Zero)
     with pytest.raises(StepError, match="product rule"):
         second.differentiate_twice(derivation)
 

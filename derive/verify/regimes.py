@@ -52,16 +52,16 @@ def regimes(objective: Objective, dtype: str, parameters: Mapping[str, float]) -
     for dim in (1, 2, 7):
         yield regime(f"ordinary, n = {dim}", normal(3, dim), normal(3, dim), normal(3, dim))
     changed = {name: 0.625 * value + 0.0625 for name, value in parameters.items()}
-    yield regime("ordinary, other parameters", normal(3, 4), normal(3, 4), normal(3, 4), **changed)
-    x, other = normal(2, 4), normal(2, 4)
+    yield regime("ordinary, other parameters", normal(3, 3), normal(3, 3), normal(3, 3), **changed)
+    x, other = normal(2, 3), normal(2, 3)
     yield regime("x = x_pos", x, x, other)
     yield regime("x = x_neg", x, other, x)
     yield regime("collapsed, x = x_pos = x_neg", x, x, x)
-    yield regime("near-collapsed", x, x + normal(2, 4, 1e-5), x + normal(2, 4, 1e-5))
+    yield regime("near-collapsed", x, x + normal(2, 3, 1e-5), x + normal(2, 3, 1e-5))
     for exponent, name in ((-1, "tiny"), (1, "huge")):
         scale = _SCALES[dtype] ** exponent
-        far = normal(2, 4, scale)
-        yield regime(f"{name}, scale {scale:.0e}", normal(2, 4, scale), normal(2, 4, scale), normal(2, 4, scale))
+        far = normal(2, 3, scale)
+        yield regime(f"{name}, scale {scale:.0e}", normal(2, 3, scale), normal(2, 3, scale), normal(2, 3, scale))
         yield regime(f"{name}, equal distances", 0 * far, far, -far)
     for size in (1e1, 1e2, 1e4):
         near, away = normal(1, 3, 0.01), normal(1, 3, 1.0) + np.sign(normal(1, 3))
