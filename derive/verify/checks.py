@@ -174,13 +174,13 @@ def _reductions(runner: Runner, regime: Regime, dtype: str) -> Check:
     """Mean and sum are those of the rows, and the gradients are scaled with them."""
     rows = len(regime.x)
     loss, gradients = runner(*regime.embeddings, regime.parameters)
-    total, parts = np.sum(loss, dtype=np.float64), np.asarray(gradients, dtype=np.float64)
+    rowwise: tuple[Any, Any] = np.sum(loss, dtype=np.float64), np.asarray(gradients, dtype=np.float64)
     # a row is judged at the size of its largest gradient: in that of the anchor the other two may cancel
-    sizes = np.asarray(np.abs(total)), np.max(np.abs(parts), axis=(0, 2), keepdims=True)
+    sizes = np.abs(rowwise[0]), np.max(np.abs(rowwise[1]), axis=(0, 2), keepdims=True)
     worst = 0.0
     for reduction, factor in (("mean", 1 / rows), ("sum", 1.0)):
         reduced = runner(*regime.embeddings, regime.parameters, reduction)
-        for found, wanted, size in zip(reduced, (total, parts), sizes, strict=True):
+        for found, wanted, size in zip(reduced, rowwise, sizes, strict=True):
             unit = np.finfo(dtype).eps * factor * size + np.finfo(dtype).tiny
             worst = _worst(worst, np.abs(np.asarray(found, dtype=np.float64) - factor * wanted), unit)
     return Check("mean and sum", "ordinary", dtype, worst, BOUND)
