@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import mpmath
 import sympy as sp
 
 from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter
 
 _SYMBOLS = {"d_pos": "d_{+}", "d_neg": "d_{-}", "temperature": "T", "margin": "m"}
-_EMBEDDINGS = {"x_pos": "x^{+}", "x_neg": "x^{-}"}
+EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -23,6 +24,21 @@ _ESCAPES = {
 def escape(text: str) -> str:
     """`text` as LaTeX shows it, whatever characters it holds."""
     return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def number(value: Any, digits: int) -> str:
+    """A number to that many digits: as a decimal near 1, otherwise with a power of ten."""
+    text = mpmath.nstr(mpmath.mpf(value), digits, min_fixed=-5, max_fixed=7, strip_zeros=False)
+    mantissa, _, exponent = str(text).partition("e")
+    return rf"{mantissa} \cdot 10^{{{int(exponent)}}}" if exponent else mantissa
+
+
+def exactly(value: float) -> str:
+    """A number as its user wrote it, with all digits that tell it from other doubles."""
+    mantissa, _, exponent = repr(float(value)).partition("e")
+    mantissa = mantissa.removesuffix(".0")
+    power = f"10^{{{int(exponent)}}}" if exponent else ""
+    return power if power and mantissa == "1" else rf"{mantissa} \cdot {power}" if power else mantissa
 
 
 WIDE = 34
@@ -78,7 +94,8 @@ class LatexPrinter(InfixPrinter):
 
     def _print_Indexed(self, expr: sp.Indexed) -> tuple[str, int]:
         name = expr.base.label.name
-        return f"{_EMBEDDINGS.get(name, name)}_{{{self(expr.indices[0])}}}", POWER if name in _EMBEDDINGS else ATOM
+        shown = EMBEDDINGS.get(name, name)
+        return f"{shown}_{{{self(expr.indices[0])}}}", ATOM if shown == name else POWER
 
     def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
         return rf"\frac{{{expr.p}}}{{{expr.q}}}", MUL

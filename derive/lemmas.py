@@ -107,7 +107,7 @@ def _distance_gradient(
     )
     chain.then(
         "Kronecker delta",
-        combined(collapse_deltas(sp.Sum(part * sp.KroneckerDelta(i, k), (i, 1, n))) for part in inner),
+        sp.Add(*(_beside(weight, _collapsed(part)) for weight, part in zip(weights.values(), inner, strict=True))),
         "a single term of the sum is left",
     )
     chain.then(
@@ -116,6 +116,19 @@ def _distance_gradient(
         "cancel constants and write the distance by its name",
     )
     return chain.qed(), tuple(terms)
+
+
+def _collapsed(part: sp.Expr) -> sp.Expr:
+    """The sum of part*delta(i, k) over i."""
+    return collapse_deltas(sp.Sum(part * sp.KroneckerDelta(i, k), (i, 1, n)))
+
+
+def _beside(a: sp.Expr, b: sp.Expr) -> sp.Expr:
+    """a*b with the numbers of both where they are, for a reader to cancel."""
+    content, primitive = b.primitive()
+    factors = [factor for factor in (a, content) if factor != 1]
+    product = sp.Mul(*factors[1:], primitive, evaluate=False) if factors[1:] else primitive
+    return sp.Mul(factors[0], product, evaluate=False) if factors else product
 
 
 def sum_of(terms: Iterable[Term]) -> sp.Expr:

@@ -10,29 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-import mpmath
 import sympy as sp
 
 from . import symbols
 from .catalogue import DISTANCES, Objective
 from .differentiate import Derivation, differentiate
-from .evaluate import Point, evaluate
-from .highprecision import loss_value
+from .functions import Node
+from .functions import step as step_function
 from .kernel import RowKernel
-from .latex import WIDE, broken, escape, to_latex, width
-from .lemmas import LossDerivation, abbreviated, times
+from .latex import EMBEDDINGS, WIDE, broken, escape, to_latex, width
+from .lemmas import DistanceDerivation, LossDerivation, abbreviated, times
 from .properties import Bound, Kink
 from .second import SecondDerivation, differentiate_twice
 from .stabilise import RULES
 from .steps import Chain, Lemma, Setting, Step
-from .symbols import d_neg, d_pos, k
-from .verify.reference import reference
-
-_DIGITS = 50
-_SATURATED_DIGITS = 3000  # of two terms that cancel to a loss of 1e-868
-# an ordinary triplet at which every loss of the catalogue is active
-_EXAMPLE = {"x": (1.0, 2.0, 3.0), "x_pos": (1.5, 1.0, 2.0), "x_neg": (2.0, 2.0, 2.0)}
-EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
+from .symbols import d_neg, d_pos
+from .table import Row, table_of
 
 
 @dataclass(frozen=True)
@@ -52,21 +45,13 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One component of a gradient in the table: its name, by formula, by differences of the definition."""
-
-    name: str
-    formula: str
-    difference: str
-    agreement: str
-
-
-@dataclass(frozen=True)
 class Proof:
     """All that the template shows. Formulas are LaTeX for use inside mathematics.
 
     chains: the lemmas as displays, by name.
     formulas: single expressions, by name.
+    companion: the same loss on the distance squared, or not squared.
+    dictionary: the names in the generated code, what the document calls them, and their values.
     """
 
     derivation: Derivation
@@ -78,6 +63,25 @@ class Proof:
     companion_formulas: Mapping[str, str]
     dictionary: tuple[tuple[str, str, str], ...]
     table: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        for step in self.steps:  # once more: what is displayed is what holds, wherever the derivation came from
+            step.check()
+
+    @property
+    def notation(self) -> tuple[tuple[str, str], ...]:
+        """The functions that a display uses, each with its definition, but for `step`, which takes words."""
+        z = sp.Symbol("z", real=True)
+        named = [kind(z) for kind in sorted(self._functions - {step_function}, key=lambda kind: kind.__name__)]
+        return tuple((to_latex(node), to_latex(node.definition())) for node in named)
+
+    @property
+    def uses_step_function(self) -> bool:
+        return step_function in self._functions
+
+    @property
+    def _functions(self) -> set[type[Node]]:
+        return {type(node) for step in self.steps for side in (step.before, step.after) for node in side.atoms(Node)}
 
     @property
     def all_symbolic(self) -> bool:
@@ -101,13 +105,13 @@ def prove(derivation: Derivation, kernel: RowKernel, parameters: tuple[tuple[str
     return Proof(
         derivation,
         second,
-        _chains(derivation, second),
-        _formulas(derivation, second),
+        _chains(derivation, second, companion),
+        _formulas(derivation),
         _used_abbreviations(derivation.loss),
         companion,
-        _formulas(companion, None) if companion else {},
+        _formulas(companion) if companion else {},
         _dictionary(kernel),
-        _table(derivation, dict(parameters)),
+        table_of(derivation, dict(parameters)),
     )
 
 
@@ -127,21 +131,18 @@ def _companion(objective: Objective) -> Derivation | None:
 # ---------------------------------------------------------------- equations
 
 
-def _chains(derivation: Derivation, second: SecondDerivation) -> dict[str, tuple[Line, ...]]:
-    values = derivation.setting.abbreviations
-    named = {values[which]: to_latex(which) for which in (d_pos, d_neg)}
+def _chains(
+    derivation: Derivation, second: SecondDerivation, companion: Derivation | None
+) -> dict[str, tuple[Line, ...]]:
     distance, loss = derivation.distance, derivation.loss
+    named = distances_by_name(derivation)
 
     def lines(lemma: Lemma, left: str) -> tuple[Line, ...]:
-        made: list[Line] = []
-        for step in lemma.steps:
-            pieces = broken(step.after, named)
-            wide = max(map(width, pieces)) > WIDE
-            made.append(Line(left if not made else "", pieces, escape(step.rule), escape(step.reason), step, wide))
-        return tuple(made)
+        sides = [left, *[""] * len(lemma.steps)]
+        return tuple(_line(step, side, named) for step, side in zip(lemma.steps, sides, strict=False))
 
     chains = {f"distance {v}": lines(distance.gradients[v], _partial("d", f"{v}_k")) for v in "xy"}
-    chains["length"] = lines(distance.gradient_norm, r"\sum_{k=1}^{n} \left(" + _partial("d", "x_k") + r"\right)^{2}")
+    chains["length"] = lines(distance.gradient_norm, _LENGTH)
     for name, lemma in quotient_lemmas(loss).items():
         chains[f"quotient {name}"] = lines(lemma, _partial(to_latex(name), "d_{+}"))
     chains["stable"] = lines(loss.value, to_latex(loss.definition))
@@ -149,13 +150,37 @@ def _chains(derivation: Derivation, second: SecondDerivation) -> dict[str, tuple
         chains[f"slope {which}"] = lines(lemma, _partial("L", to_latex(which)))
     for name, lemma in derivation.gradients.items():
         chains[f"gradient {name}"] = lines(lemma, _partial("L", f"{EMBEDDINGS[name]}_k"))
-    chains["curvature d"] = lines(second.distance["xx"], _second("d", "x_k", "x_l"))
+    for pair, lemma in second.distance.items():
+        chains[f"curvature {pair}"] = lines(lemma, _second("d", f"{pair[0]}_k", f"{pair[1]}_l"))
     for (a, b), lemma in second.loss.items():
         chains[f"curvature {a} {b}"] = lines(lemma, _second("L", to_latex(a), to_latex(b)))
     for (first, then), lemma in second.blocks.items():
         left = _second("L", f"{EMBEDDINGS[first]}_k", f"{EMBEDDINGS[then]}_l")
         chains[f"block {first} {then}"] = lines(lemma, left)
+    if companion:
+        roots = [one for one in (distance, companion.distance) if not one.distance.name.endswith("-squared")]
+        cancelled = _cancelled(roots[0])
+        chains["cancelled"] = lines(cancelled, to_latex(cancelled.subject))
     return chains
+
+
+def _cancelled(distance: DistanceDerivation) -> Lemma:
+    """Where the factor of a root meets that of a square, with the distance written out."""
+    *_, delta, last = distance.gradients["x"].steps
+    chain = Chain("the factors 2", distance.gradients["x"].subject, last.setting)
+    chain.then("Kronecker delta", delta.after, "a single term of the sum is left")
+    return chain.then("cancel", last.setting.spell_out(last.after), "one factor above, one below").qed()
+
+
+def distances_by_name(derivation: Derivation) -> dict[sp.Expr, str]:
+    """What a display writes instead of the two distances."""
+    return {derivation.setting.abbreviations[which]: to_latex(which) for which in (d_pos, d_neg)}
+
+
+def _line(step: Step, left: str, named: Mapping[sp.Expr, str]) -> Line:
+    pieces = broken(step.after, named)
+    wide = max(map(width, pieces)) > WIDE
+    return Line(left, pieces, escape(step.rule), escape(step.reason), step, wide)
 
 
 def quotient_lemmas(loss: LossDerivation) -> dict[sp.Symbol, Lemma]:
@@ -189,11 +214,14 @@ def _partial(function: str, variable: str) -> str:
     return rf"\frac{{\partial {function}}}{{\partial {variable}}}"
 
 
+_LENGTH = rf"\sum_{{k=1}}^{{n}} \left({_partial('d', 'x_k')}\right)^{{2}}"
+
+
 def _second(function: str, first: str, then: str) -> str:
     return rf"\frac{{\partial^2 {function}}}{{\partial {first}\,\partial {then}}}"
 
 
-def _formulas(derivation: Derivation, second: SecondDerivation | None) -> dict[str, str]:
+def _formulas(derivation: Derivation) -> dict[str, str]:
     distance, loss = derivation.distance, derivation.loss
     formulas = {
         "distance": to_latex(distance.value),
@@ -202,7 +230,8 @@ def _formulas(derivation: Derivation, second: SecondDerivation | None) -> dict[s
         **{f"define {name}": to_latex(value) for name, value in loss.introduced.items()},
         **{f"slope {which}": to_latex(lemma.result) for which, lemma in loss.slopes.items()},
         **{f"gradient {name}": to_latex(lemma.result) for name, lemma in derivation.gradients.items()},
-        **{f"length {v}": to_latex(distance.gradient_norm.result) for v in "x"},
+        "length of the gradient": _LENGTH,
+        "length": to_latex(distance.gradient_norm.result),
     }
     rows = sp.Symbol("B", positive=True)
     for name, lemma in derivation.gradients.items():
@@ -210,6 +239,25 @@ def _formulas(derivation: Derivation, second: SecondDerivation | None) -> dict[s
     for symbol, meaning in loss.abbreviations.items():
         formulas[symbol.name] = to_latex(meaning)
     return formulas
+
+
+_BESIDE = 48  # the width of two formulas that fit beside each other, and beside a name
+
+
+def side_by_side(proof: Proof) -> tuple[tuple[tuple[str, Mapping[str, str]], ...], ...]:
+    """The formulas of both distances by name: in one group if they fit beside each other, otherwise in one each."""
+    ours = (proof.derivation.objective.distance.name, proof.formulas)
+    assert proof.companion is not None
+    theirs = (proof.companion.objective.distance.name, proof.companion_formulas)
+    gradients = [f"gradient {name}" for name in EMBEDDINGS]
+    widest = sum(max(width(formulas[name]) for name in gradients) for _, formulas in (ours, theirs))
+    return ((ours, theirs),) if widest <= _BESIDE else ((ours,), (theirs,))
+
+
+def anchor_cancels(proof: Proof) -> bool:
+    """Whether the gradient in the anchor, on one of the distances compared, does not hold the anchor's component."""
+    derivations = [derivation for derivation in (proof.derivation, proof.companion) if derivation]
+    return any(not derivation.gradients["x"].result.has(symbols.x) for derivation in derivations)
 
 
 # ---------------------------------------------------------------- the code and the numbers
@@ -240,48 +288,6 @@ def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
     for a in (*kernel.scalars, *kernel.maps):
         enter(a.symbol, to_latex(a.value, named))
     return tuple((escape(symbol.name), named[symbol], value) for symbol, value in rows)
-
-
-def _table(derivation: Derivation, parameters: Mapping[str, float]) -> tuple[Row, ...]:
-    """The gradients at one triplet, by formula and by central differences of the definition, both at 50 digits."""
-    exact = reference(derivation.objective, _EXAMPLE["x"], _EXAMPLE["x_pos"], _EXAMPLE["x_neg"], parameters)
-    scalars = {symbols.parameter(p): mpmath.mpf(parameters[p.name]) for p in derivation.objective.parameters}
-    rows = []
-    with mpmath.workdps(_DIGITS):
-        vectors = {name: tuple(map(mpmath.mpf, values)) for name, values in _EXAMPLE.items()}
-        point = Point(3, vectors, scalars, derivation.setting.abbreviations)
-        for name, lemma in derivation.gradients.items():
-            for index, difference in enumerate(exact.gradients[name].value, start=1):
-                value = evaluate(lemma.result, point.at(k, index))
-                rows.append(
-                    Row(
-                        rf"\partial L / \partial {EMBEDDINGS[name]}_{{{index}}}",
-                        _number(value),
-                        _number(difference),
-                        _agreement(value, difference),
-                    )
-                )
-    return tuple(rows)
-
-
-def _number(value: mpmath.mpf) -> str:
-    return str(mpmath.nstr(value, 12, min_fixed=-3, max_fixed=3, strip_zeros=False))
-
-
-def _agreement(value: mpmath.mpf, other: mpmath.mpf) -> str:
-    """A power of ten above the relative difference; beyond 40 digits it is that of rounding."""
-    difference = abs(value - other) / max(abs(value), abs(other), mpmath.mpf(10) ** -_DIGITS)
-    return f"< 10^{{{int(mpmath.ceil(mpmath.log10(max(difference, mpmath.mpf('1e-40')))))}}}"
-
-
-def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
-    """The loss at two distances, for a counterexample: four digits, or a power of ten."""
-    with mpmath.workdps(_SATURATED_DIGITS):
-        value = loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), {})
-        if value > mpmath.mpf("1e-6"):
-            return str(mpmath.nstr(value, 4))
-        exponent = int(mpmath.floor(mpmath.log10(value)))
-        return rf"{mpmath.nstr(value / mpmath.mpf(10) ** exponent, 2)} \cdot 10^{{{exponent}}}"
 
 
 # ---------------------------------------------------------------- words that hold a formula

@@ -16,10 +16,20 @@ from .lemmas import DistanceDerivation, LossDerivation, abbreviated
 from .steps import Chain, Lemma, Setting
 from .symbols import d, d_neg, d_pos, i, k, l
 
+_ROLES = {"x": {d_pos: "x", d_neg: "x"}, "x_pos": {d_pos: "y"}, "x_neg": {d_neg: "y"}}
+"""The distances that an embedding enters, and as which argument of d."""
+
+_OWN = (("x_pos", "x_pos"), ("x_neg", "x_neg"), ("x_pos", "x_neg"))
+_OF_THE_ANCHOR = (("x", "x"), ("x", "x_pos"), ("x", "x_neg"))
+
 
 @dataclass(frozen=True)
 class SecondDerivation:
-    """distance: by pairs of arguments of d, 'xx', 'xy' and 'yy'. loss: by pairs of distances. blocks: by embeddings."""
+    """Second derivatives as lemmas, those of d and of the loss as far as a block is made of them.
+
+    distance: by pairs of arguments of d, such as 'xy'. loss: by pairs of distances. blocks: by pairs of embeddings;
+    those of the anchor only where they do not follow from the others.
+    """
 
     distance: Mapping[str, Lemma]
     loss: Mapping[tuple[sp.Symbol, sp.Symbol], Lemma]
@@ -28,10 +38,10 @@ class SecondDerivation:
 
 def differentiate_twice(derivation: Derivation) -> SecondDerivation:
     """The Hessian blocks of a derivation. Raises `StepError` if a step on the way is not an equality."""
-    distance = {pair: _distance_curvature(derivation.distance, *pair) for pair in ("xx", "xy", "yy")}
-    pairs = ((d_pos, d_pos), (d_pos, d_neg), (d_neg, d_neg))
-    loss = {pair: _loss_curvature(derivation.loss, *pair) for pair in pairs}
-    shown = (("x_pos", "x_pos"), ("x_neg", "x_neg"), ("x_pos", "x_neg"))
+    shown = _OWN if derivation.distance.translation_invariant else (*_OWN, *_OF_THE_ANCHOR)
+    pairs = sorted({_ROLES[a][which] + _ROLES[b][which] for a, b in shown for which in _ROLES[a].keys() & _ROLES[b]})
+    distance = {pair: _distance_curvature(derivation.distance, *pair) for pair in pairs}
+    loss = {pair: _loss_curvature(derivation.loss, *pair) for pair in ((d_pos, d_pos), (d_pos, d_neg), (d_neg, d_neg))}
     blocks = {pair: _block(derivation, distance, loss, *pair) for pair in shown}
     return SecondDerivation(distance, loss, blocks)
 
@@ -91,20 +101,27 @@ def _block(
     first: str,
     second: str,
 ) -> Lemma:
-    setting = derivation.setting
     variable = symbols.EMBEDDINGS[second]
     gradient = derivation.gradients[first].result
-    chain = Chain(f"Hessian block {first}, {second}", sp.Derivative(gradient, variable[l]), setting)
-    d_first, d_second = (d_pos if name == "x_pos" else d_neg for name in (first, second))
-    curvature = loss.get((d_first, d_second)) or loss[(d_second, d_first)]
-    along = derivation.distance.gradients["y"].result
-    here, there = {d: d_first, symbols.y: symbols.EMBEDDINGS[first]}, {d: d_second, symbols.y: variable, k: l}
-    total = curvature.result * along.xreplace(here) * along.xreplace(there)
-    if first == second:
-        total += derivation.loss.slopes[d_first].result * distance["yy"].result.xreplace(here)
+    chain = Chain(f"Hessian block {first}, {second}", sp.Derivative(gradient, variable[l]), derivation.setting)
+
+    def of(which: sp.Symbol, lemma: Lemma) -> sp.Expr:
+        """What a lemma says of d(x, y), said of d_pos or d_neg."""
+        return lemma.result.xreplace({d: which, symbols.y: symbols.EMBEDDINGS["x_pos" if which == d_pos else "x_neg"]})
+
+    def along(which: sp.Symbol, name: str) -> sp.Expr:
+        return of(which, derivation.distance.gradients[_ROLES[name][which]])
+
+    terms = []
+    for a in _ROLES[first]:
+        for b in _ROLES[second]:
+            curvature = loss.get((a, b)) or loss[b, a]
+            terms.append(curvature.result * along(a, first) * along(b, second).xreplace({k: l}))
+            if a == b:
+                terms.append(derivation.loss.slopes[a].result * of(a, distance[_ROLES[first][a] + _ROLES[second][a]]))
     chain.then(
         "chain rule",
-        total,
+        sp.Add(*terms),
         "the loss curves along the distances, and its slope meets the curvature of d",
     )
     return chain.qed()

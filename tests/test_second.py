@@ -11,8 +11,9 @@ import mpmath
 import pytest
 import sympy as sp
 
-from derive_triplet import DISTANCES, LOSSES, differentiate
+from derive_triplet import DISTANCES, LOSSES, Distance, Objective, differentiate
 from derive_triplet.derive import second, symbols
+from derive_triplet.derive.differentiate import Derivation
 from derive_triplet.derive.errors import StepError
 from derive_triplet.derive.evaluate import Point, evaluate
 from derive_triplet.derive.highprecision import objective_value
@@ -59,10 +60,10 @@ def test_the_curvature_of_a_loss_is_the_closed_form_with_the_sign_of_its_pair(lo
 
 
 @pytest.mark.parametrize("norm", ["l2", "l2-squared"])
-@pytest.mark.parametrize("pair", ["xx", "xy", "yy"])
+@pytest.mark.parametrize("pair", ["xx", "xy", "yx", "yy"])
 def test_the_curvature_of_a_distance_is_the_closed_form(norm: str, pair: str) -> None:
-    lemma = twice(norm, "hinge").distance[pair]
-    value = differentiate(norm, "hinge").distance.value
+    derivation = differentiate(norm, "hinge").distance
+    lemma, value = second._distance_curvature(derivation, *pair), derivation.value
     source = random.Random(72)
     with mpmath.workdps(80):
         u, y = numbers(source, 3), numbers(source, 3)
@@ -72,14 +73,13 @@ def test_the_curvature_of_a_distance_is_the_closed_form(norm: str, pair: str) ->
             same = mpmath.mpf(a == b)
             closed = 2 * same if norm == "l2-squared" else same / length - u[a] * u[b] / length**3
             point = Point(3, vectors, {k: mpmath.mpf(a + 1), l: mpmath.mpf(b + 1)}, {d: value})
-            assert abs(evaluate(lemma.result, point) - closed * (-1 if pair == "xy" else 1)) <= TINY
+            assert abs(evaluate(lemma.result, point) - closed * (1 if pair[0] == pair[1] else -1)) <= TINY
 
 
 def hessian_entry(
-    norm: str, loss: str, vectors: dict[str, list[Any]], first: tuple[str, int], then: tuple[str, int]
+    objective: Objective, vectors: dict[str, list[Any]], first: tuple[str, int], then: tuple[str, int]
 ) -> Any:
     """One entry of the Hessian of L by second differences of its definition."""
-    objective = differentiate(norm, loss).objective
     parameters = {p.name: mpmath.mpf(p.default) for p in objective.parameters}
     with mpmath.workdps(240):
         h = mpmath.mpf(10) ** -40
@@ -93,40 +93,51 @@ def hessian_entry(
         return (moved(1, 1) - moved(1, -1) - moved(-1, 1) + moved(-1, -1)) / (4 * h**2)
 
 
-def block_entry(norm: str, loss: str, lemma: Lemma, vectors: dict[str, list[Any]], at: tuple[int, int]) -> Any:
-    derivation = differentiate(norm, loss)
+def block_entry(derivation: Derivation, lemma: Lemma, vectors: dict[str, list[Any]], at: tuple[int, int]) -> Any:
     scalars = {parameter(p): mpmath.mpf(p.default) for p in derivation.objective.parameters}
     indices = {k: mpmath.mpf(at[0] + 1), l: mpmath.mpf(at[1] + 1)}
     point = Point(len(vectors["x"]), vectors, {**scalars, **indices}, derivation.setting.abbreviations)
     return evaluate(lemma.result, point)
 
 
-@each_objective
-def test_the_blocks_are_second_differences_of_the_definition(norm: str, loss: str) -> None:
+# moving both arguments by the same changes it, and its slope is no function of the distance
+TILTED = Distance("tilted", "not invariant", "sum((x - 2*y)**2) + sqrt(1 + sum(x**2))", "made up")
+DERIVATIONS = [differentiate(norm, loss) for norm, loss in itertools.product(DISTANCES, LOSSES)]
+DERIVATIONS.append(differentiate(Objective(TILTED, LOSSES["softmax-mse"])))
+each_derivation = pytest.mark.parametrize("derivation", DERIVATIONS, ids=lambda d: d.objective.stem)
+
+
+@each_derivation
+def test_the_blocks_are_second_differences_of_the_definition(derivation: Derivation) -> None:
     source = random.Random(73)
-    blocks = twice(norm, loss).blocks
+    blocks = second.differentiate_twice(derivation).blocks
     with mpmath.workdps(80):
         for dimension in (1, 3):
             vectors = {name: numbers(source, dimension) for name in EMBEDDINGS}
             for (first, then), lemma in blocks.items():
                 for at in {(0, 0), (0, dimension - 1), (dimension - 1, 0)}:
-                    expected = hessian_entry(norm, loss, vectors, (first, at[0]), (then, at[1]))
-                    found = block_entry(norm, loss, lemma, vectors, at)
+                    expected = hessian_entry(derivation.objective, vectors, (first, at[0]), (then, at[1]))
+                    found = block_entry(derivation, lemma, vectors, at)
                     assert abs(found - expected) <= TINY * max(abs(expected), 1), (first, then, at)
 
 
 def test_the_blocks_shown_are_those_from_which_all_others_follow() -> None:
-    assert set(twice("l2", "hinge").blocks) == {("x_pos", "x_pos"), ("x_neg", "x_neg"), ("x_pos", "x_neg")}
+    own = {("x_pos", "x_pos"), ("x_neg", "x_neg"), ("x_pos", "x_neg")}
+    assert set(twice("l2", "hinge").blocks) == own
+    assert set(twice("l2", "hinge").distance) == {"yy"}
+    tilted = second.differentiate_twice(DERIVATIONS[-1])
+    assert set(tilted.blocks) == own | {("x", "x"), ("x", "x_pos"), ("x", "x_neg")}
+    assert set(tilted.distance) == {"xx", "xy", "yy"}
 
 
-@each_objective
-def test_the_blocks_on_the_diagonal_are_symmetric(norm: str, loss: str) -> None:
+@each_derivation
+def test_the_blocks_on_the_diagonal_are_symmetric(derivation: Derivation) -> None:
     source = random.Random(74)
+    blocks = second.differentiate_twice(derivation).blocks
     with mpmath.workdps(80):
         vectors = {name: numbers(source, 4) for name in EMBEDDINGS}
         for name in ("x_pos", "x_neg"):
-            lemma = twice(norm, loss).blocks[name, name]
-            one, other = (block_entry(norm, loss, lemma, vectors, at) for at in ((1, 3), (3, 1)))
+            one, other = (block_entry(derivation, blocks[name, name], vectors, at) for at in ((1, 3), (3, 1)))
             assert abs(one - other) <= TINY
 
 

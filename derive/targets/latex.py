@@ -31,10 +31,11 @@ class LatexTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         import sympy
 
-        from ..latex import escape, to_latex
+        from ..latex import EMBEDDINGS, escape, exactly, to_latex
         from ..pictures import curves, field
-        from ..proof import EMBEDDINGS, approached, bounded, loss_at, prove, where
+        from ..proof import anchor_cancels, approached, bounded, prove, side_by_side, where
         from ..symbols import parameter
+        from ..table import EXAMPLE, loss_at
 
         objective = derivation.objective
         values = tuple(settings.values(objective).items())
@@ -46,6 +47,8 @@ class LatexTarget(Target):
             "distance": objective.distance,
             "loss": objective.loss,
             "companion": companion,
+            "comparison": side_by_side(proof) if companion else (),
+            "anchor_cancels": anchor_cancels(proof),
             "f": proof.formulas,
             "g": proof.companion_formulas,
             "embeddings": tuple(EMBEDDINGS.items()),
@@ -55,6 +58,8 @@ class LatexTarget(Target):
             "distance_is_invariant": derivation.distance.translation_invariant,
             "curves": curves(_PLOTTED),
             "fields": [field(of, values) for of in (objective, companion) if of],
+            "example": {name: ", ".join(map(exactly, values)) for name, values in EXAMPLE.items()},
+            "exactly": exactly,
             "tex": escape,
             "symbol": lambda of: to_latex(parameter(of)),
             "where": where,

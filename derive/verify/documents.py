@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+
+import sympy as sp
+
 from ..errors import StepError
+from ..latex import broken
+from ..proof import Line, distances_by_name
 from ..steps import DIGITS
 from ..targets.base import Product
+from ..targets.latex import LatexTarget
 from ..typeset import typeset
 from .report import Check, Report
 
@@ -12,31 +21,35 @@ _FRESH_SEEDS = (1, 2, 3)  # not those on which the steps were made
 
 
 def verify_latex(product: Product, thorough: bool) -> Report:
-    """Every displayed equality once more, on points that it was not made with."""
-    checks = _displayed_equalities(product, _FRESH_SEEDS if thorough else _FRESH_SEEDS[:1])
-    return Report(product.target, f"run (every displayed equality at {DIGITS} digits)", tuple(checks))
+    """Every displayed equality once more, on points that it was not made with, and that the text displays it."""
+    level = f"run (every displayed equality at {DIGITS} digits)"
+    return Report(product.target, level, (*_displayed_equalities(product, thorough), *_text(product)))
 
 
 def verify_pdf(product: Product, thorough: bool) -> Report:
-    """The equalities, and that the document is set without a complaint; `thorough` sets it again and compares bytes."""
+    """The document, and that it is set without a complaint; `thorough` sets it again and compares bytes."""
     if product.lacks:
         return Report(product.target, "rendered", notes=(product.lacks,))
-    checks = _displayed_equalities(product, _FRESH_SEEDS if thorough else _FRESH_SEEDS[:1])
     done, engine = product.facts["typeset"], product.facts["engine"]
+    document, pdf = product.files
     complaints = done.complaints
-    checks.append(Check("complaints of TeX", engine[0], "", len(complaints), 0, "lines", detail="; ".join(complaints)))
-    fonts = done.pdf.count(b"/Type /FontDescriptor") - done.pdf.count(b"/FontFile")
+    checks = [
+        *_displayed_equalities(product, thorough),
+        *_text(product),
+        Check("complaints of TeX", engine[0], "", len(complaints), 0, "lines", detail="; ".join(complaints)),
+        Check("bytes other than those set", engine[0], "", int(pdf.content != done.pdf), 0, "files"),
+    ]
     if thorough:
-        again = typeset.__wrapped__(product.files[0].text, engine).pdf
-        checks.append(Check("bytes of a second run", engine[0], "", int(again != done.pdf), 0, "differ"))
-    checks.append(Check("fonts not embedded", engine[0], "", max(fonts, 0), 0, "fonts"))
+        again = typeset.__wrapped__(document.text, engine).pdf
+        checks.append(Check("bytes of a second run", engine[0], "", int(again != pdf.content), 0, "differ"))
+    bare = fonts_without_shapes(pdf.content)
+    checks.append(Check("fonts not embedded", engine[0], "", len(bare), 0, "fonts", detail=", ".join(bare)))
     return Report(product.target, f"run (typeset by {engine[0]})", tuple(checks))
 
 
-def _displayed_equalities(product: Product, seeds: tuple[int, ...]) -> list[Check]:
+def _displayed_equalities(product: Product, thorough: bool) -> Iterator[Check]:
     steps = product.facts["proof"].steps
-    checks = []
-    for seed in seeds:
+    for seed in _FRESH_SEEDS if thorough else _FRESH_SEEDS[:1]:
         worst, detail = 0.0, ""
         for step in steps:
             try:
@@ -44,5 +57,37 @@ def _displayed_equalities(product: Product, seeds: tuple[int, ...]) -> list[Chec
             except StepError as error:
                 worst, detail = float("inf"), str(error)
         regime = f"{len(steps)} on fresh points, {seed}"
-        checks.append(Check("displayed equalities", regime, "", worst, 10.0**-DIGITS, "relative", detail))
-    return checks
+        yield Check("displayed equalities", regime, "", worst, 10.0**-DIGITS, "relative", detail)
+
+
+def _text(product: Product) -> Iterator[Check]:
+    """That the document is its steps, printed: line by line, and as a whole once more from the derivation."""
+    proof, document = product.facts["proof"], product.files[0]
+    words = " ".join(document.text.split())
+    named = distances_by_name(product.derivation)
+    lines = [(name, line) for name, chain in proof.chains.items() for line in chain]
+    missing = [f"{name}: {line.step.rule}" for name, line in lines if not _is_displayed(line, named, words)]
+    yield Check("equalities not displayed", document.path, "", len(missing), 0, "lines", detail="; ".join(missing))
+    (again,) = LatexTarget().generate(product.derivation, product.kernel, product.settings).files
+    ours, theirs = document.text.splitlines(), again.text.splitlines()
+    differ = sum(a != b for a, b in zip_longest(ours, theirs))
+    yield Check("changed by hand", document.path, "", differ, 0, "lines")
+
+
+def _is_displayed(line: Line, named: Mapping[sp.Expr, str], words: str) -> bool:
+    pieces = broken(line.step.after, named)
+    begun = " ".join(f"{line.left} &= {pieces[0]}".split())
+    return line.right == pieces and all(" ".join(piece.split()) in words for piece in (begun, *pieces[1:]))
+
+
+def fonts_without_shapes(pdf: bytes) -> list[str]:
+    """The fonts of a PDF, whose objects are not compressed, that it does not hold the shapes of."""
+    objects = {int(o[1]): o[2] for o in re.finditer(rb"^(\d+) 0 obj\b(.*?)\bendobj", pdf, re.DOTALL | re.MULTILINE)}
+    bare = []
+    for number, body in objects.items():
+        if re.search(rb"/Type\s*/Font\b", body):
+            described = re.search(rb"/FontDescriptor (\d+) 0 R", body)
+            if not described or b"/FontFile" not in objects.get(int(described[1]), b""):
+                name = re.search(rb"/BaseFont\s*/(\S+)", body)
+                bare.append(name[1].decode() if name else f"object {number}")
+    return bare

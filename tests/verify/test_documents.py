@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import sympy as sp
 
 from derive_triplet import Product, differentiate, generate, verify
-from derive_triplet.derive.steps import Step
+from derive_triplet.derive.targets.latex import LatexTarget
 from derive_triplet.derive.typeset import HOW_TO_GET_ONE
 
 needs_tinytex = pytest.mark.needs("tinytex")
@@ -32,19 +34,19 @@ def failed(product: Product, thorough: bool = False) -> set[str]:
     return {check.name for check in report.failures}
 
 
-def smuggled(step: Step, after: sp.Expr) -> Step:
-    """A step that was never checked."""
-    wrong = copy.copy(step)
-    object.__setattr__(wrong, "after", after)
+def smuggled(right: Any, field: str, value: Any) -> Any:
+    """A step, or a proof, that was never checked."""
+    wrong = copy.copy(right)
+    object.__setattr__(wrong, field, value)
     return wrong
 
 
 def with_wrong_step(product: Product, chain: str, amount: sp.Expr) -> Product:
     proof = product.facts["proof"]
     *before, last = proof.chains[chain]
-    wrong = replace(last, step=smuggled(last.step, last.step.after + amount))
+    wrong = replace(last, step=smuggled(last.step, "after", last.step.after + amount))
     chains = {**proof.chains, chain: (*before, wrong)}
-    return replace(product, facts={**product.facts, "proof": replace(proof, chains=chains)})
+    return replace(product, facts={**product.facts, "proof": smuggled(proof, "chains", chains)})
 
 
 CHAINS = tuple(name for name, chain in latex().facts["proof"].chains.items() if chain)
@@ -65,7 +67,7 @@ def test_the_document_as_made_passes(thorough: bool) -> None:
 @pytest.mark.parametrize("amount", [sp.S.One, sp.Rational(1, 10**40)], ids=["gross", "fine"])
 def test_a_wrong_step_in_any_chain_fails(chain: str, amount: sp.Expr) -> None:
     wrong = with_wrong_step(latex(), chain, amount)
-    assert failed(wrong) == {"displayed equalities"}
+    assert failed(wrong) == {"displayed equalities", "equalities not displayed"}
     assert "is wrong" in str(verify(wrong))
 
 
@@ -85,9 +87,18 @@ def test_a_formula_changed_in_the_document_alone_fails() -> None:
     (file,) = latex().files
     right = latex().facts["proof"].chains["gradient x_pos"][-1].right[0]
     assert right.startswith("-")
-    text = file.text.replace(right, right[1:])
-    assert text != file.text
-    assert failed(replace(latex(), files=(replace(file, text=text),)))
+    for changed in (file.text.replace(right, right[1:]), file.text.replace(f"{right}\\;}}", f"{right[1:]}\\;}}")):
+        assert changed != file.text
+        assert "changed by hand" in failed(replace(latex(), files=(replace(file, text=changed),)))
+
+
+def test_a_line_that_the_template_leaves_out_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = latex().files
+    line = next(line for line in file.text.splitlines() if "gradient of the distance" in line)
+    shorter = replace(file, text=file.text.replace(line, ""))
+    without = replace(latex(), files=(shorter,))
+    monkeypatch.setattr(LatexTarget, "generate", lambda self, *_: without)  # as if it had been rendered so
+    assert failed(without) == {"equalities not displayed"}
 
 
 def test_a_line_that_does_not_print_its_step_fails() -> None:
@@ -95,7 +106,7 @@ def test_a_line_that_does_not_print_its_step_fails() -> None:
     *before, last = proof.chains["gradient x_pos"]
     chains = {**proof.chains, "gradient x_pos": (*before, replace(last, right=("0",)))}
     wrong = replace(latex(), facts={**latex().facts, "proof": replace(proof, chains=chains)})
-    assert failed(wrong)
+    assert failed(wrong) == {"equalities not displayed"}
 
 
 # ---------------------------------------------------------------- the PDF
@@ -107,44 +118,62 @@ def test_the_pdf_as_made_passes() -> None:
     assert report.passed, str(report)
     assert report.level == "run (typeset by tinytex)"
     names = {check.name for check in report.checks}
-    assert names == {"displayed equalities", "complaints of TeX", "bytes of a second run", "fonts not embedded"}
+    assert names == {
+        "displayed equalities",
+        "equalities not displayed",
+        "changed by hand",
+        "complaints of TeX",
+        "bytes other than those set",
+        "bytes of a second run",
+        "fonts not embedded",
+    }
 
 
 @needs_tinytex
 def test_a_wrong_step_fails_the_pdf_too() -> None:
-    assert failed(with_wrong_step(pdf(), "slope d_pos", sp.S.One)) == {"displayed equalities"}
+    assert "displayed equalities" in failed(with_wrong_step(pdf(), "slope d_pos", sp.S.One))
 
 
-def with_typeset(**changes: object) -> Product:
-    return replace(pdf(), facts={**pdf().facts, "typeset": replace(pdf().facts["typeset"], **changes)})
+def with_bytes(pdf_bytes: bytes) -> Product:
+    """The product with another PDF, as if TeX had made that."""
+    text, file = pdf().files
+    done = replace(pdf().facts["typeset"], pdf=pdf_bytes)
+    return replace(pdf(), files=(text, replace(file, binary=pdf_bytes)), facts={**pdf().facts, "typeset": done})
 
 
 @needs_tinytex
 def test_a_complaint_of_tex_fails_and_is_shown() -> None:
     complaint = "Overfull \\hbox (12.3pt too wide) in paragraph at lines 7--9"
-    wrong = with_typeset(complaints=(complaint,))
+    done = replace(pdf().facts["typeset"], complaints=(complaint,))
+    wrong = replace(pdf(), facts={**pdf().facts, "typeset": done})
     assert failed(wrong) == {"complaints of TeX"}
     assert complaint in str(verify(wrong))
 
 
 @needs_tinytex
 def test_a_font_that_is_not_embedded_fails() -> None:
-    done = pdf().facts["typeset"]
-    assert b"/FontFile" in done.pdf
-    assert failed(with_typeset(pdf=done.pdf.replace(b"/FontFile", b"/FontFoul", 1))) == {"fonts not embedded"}
+    right = pdf().files[1].content
+    assert b"/FontFile" in right
+    for planted in (
+        right.replace(b"/FontFile", b"/FontFoul", 1),
+        re.sub(rb"/FontDescriptor (?=\d)", b"/FontForgotten ", right, count=1),
+    ):
+        assert planted != right
+        assert failed(with_bytes(planted)) == {"fonts not embedded"}
 
 
 @needs_tinytex
 def test_a_font_of_the_reader_that_has_no_description_fails() -> None:
     # the way in which a PDF uses one of the fonts that every reader has
-    done = pdf().facts["typeset"]
     font = b"999 0 obj\n<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>\nendobj\n"
-    assert failed(with_typeset(pdf=done.pdf.replace(b"xref\n", font + b"xref\n", 1))) == {"fonts not embedded"}
+    wrong = with_bytes(pdf().files[1].content.replace(b"xref\n", font + b"xref\n", 1))
+    assert failed(wrong) == {"fonts not embedded"}
+    assert "Helvetica" in str(verify(wrong))
 
 
 @needs_tinytex
 def test_bytes_that_another_run_does_not_give_fail_a_thorough_verification() -> None:
-    wrong = with_typeset(pdf=pdf().facts["typeset"].pdf + b"%\n")
+    wrong = with_bytes(pdf().files[1].content + b"%\n")
     assert failed(wrong) == set()
     assert failed(wrong, thorough=True) == {"bytes of a second run"}
 
@@ -152,8 +181,8 @@ def test_bytes_that_another_run_does_not_give_fail_a_thorough_verification() -> 
 @needs_tinytex
 def test_a_file_other_than_the_one_that_was_typeset_fails() -> None:
     text, file = pdf().files
-    wrong = replace(pdf(), files=(text, replace(file, binary=b"%PDF-1.5\n")))
-    assert failed(wrong, thorough=True)
+    wrong = replace(pdf(), files=(text, replace(file, binary=file.content + b"%\n")))
+    assert failed(wrong) == {"bytes other than those set"}
 
 
 def test_what_could_not_be_typeset_is_called_rendered_and_says_why() -> None:
