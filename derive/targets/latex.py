@@ -31,6 +31,7 @@ class LatexTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         import sympy
 
+        from ..functions import masked_ratio
         from ..latex import EMBEDDINGS, escape, exactly, to_latex
         from ..pictures import curves, field
         from ..proof import anchor_cancels, approached, bounded, prove, side_by_side, where
@@ -58,6 +59,7 @@ class LatexTarget(Target):
             "distance_is_invariant": derivation.distance.translation_invariant,
             "curves": curves(_PLOTTED),
             "fields": [field(of, values) for of in (objective, companion) if of],
+            "masks": any(assignment.value.has(masked_ratio) for assignment in kernel.scalars),
             "example": {name: ", ".join(map(exactly, values)) for name, values in EXAMPLE.items()},
             "exactly": exactly,
             "tex": escape,

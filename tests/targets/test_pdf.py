@@ -152,6 +152,33 @@ def test_references_are_links_and_the_file_has_a_title(objective: Objective, mad
     assert b"/ModDate" not in pdf
 
 
+# ---------------------------------------------------------------- the TeX of a distribution
+
+
+@pytest.mark.needs("latexmk")
+@objectives
+def test_another_engine_sets_the_same_document_without_a_complaint(objective: Objective, tmp_path: Path) -> None:
+    engine = find_engine("latexmk")
+    assert engine is not None
+    source = generate(differentiate(objective), "latex").files[0].text
+    first, second = (typeset.__wrapped__(source, engine) for _ in range(2))
+    assert first.complaints == ()
+    assert first.pdf == second.pdf
+    assert fonts_without_file(first.pdf) == []
+    text = re.sub(r"\s+", " ", " ".join(text_of(first.pdf, tmp_path)))
+    for words in ("The gradient of the triplet loss", "Squared or not", "From symbols to code", objective.loss.name):
+        assert words in text
+
+
+@pytest.mark.needs("latexmk")
+def test_another_engine_complains_of_what_does_not_fit() -> None:
+    engine = find_engine("latexmk")
+    assert engine is not None
+    source = generate(differentiate("l2", "hinge"), "latex").files[0].text
+    planted = source.replace(r"\section{Setting}", r"\section{Setting}\mbox{" + "wide " * 60 + "}")
+    assert any("Overfull" in complaint for complaint in typeset(planted, engine).complaints)
+
+
 # ---------------------------------------------------------------- names and values that are hostile
 
 HOSTILE = "l_2 \\alpha %5 {x} #1 & ~ ^2 $y$"
