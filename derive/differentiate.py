@@ -75,12 +75,9 @@ class Derivation:
         return describe(self)
 
     def _repr_latex_(self) -> str:
-        names = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
-        rows = (
-            rf"\frac{{\partial L}}{{\partial {names[name]}_k}} &= {sp.latex(lemma.result)}"
-            for name, lemma in self.gradients.items()
-        )
-        return "$$\\begin{aligned}" + r" \\ ".join(rows) + "\\end{aligned}$$"
+        from .latex import in_a_notebook
+
+        return in_a_notebook(self)
 
 
 @cache

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mpmath
 import sympy as sp
 
 from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter
+
+if TYPE_CHECKING:
+    from .differentiate import Derivation
 
 _SYMBOLS = {"d_pos": "d_{+}", "d_neg": "d_{-}", "temperature": "T", "margin": "m"}
 EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
@@ -175,3 +178,14 @@ def broken(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> tuple[s
 def to_latex(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> str:
     """`expr` for use inside mathematics; an expression in `named` is written by its name."""
     return LatexPrinter(named)(expr)
+
+
+def in_a_notebook(derivation: Derivation) -> str:
+    """The loss and its gradients, and all that they are written in, as one display."""
+    rows = [("d(x, y)", derivation.distance.value)]
+    rows += [(to_latex(symbol), meaning) for symbol, meaning in derivation.loss.used.items()]
+    rows.append(("L", derivation.loss.value.result))
+    for name, lemma in derivation.gradients.items():
+        rows.append((rf"\frac{{\partial L}}{{\partial {EMBEDDINGS[name]}_k}}", lemma.result))
+    lines = (f"{left} &= {to_latex(right)}" for left, right in rows)
+    return "$$\\begin{aligned}" + r" \\ ".join(lines) + "\\end{aligned}$$"

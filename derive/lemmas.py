@@ -58,6 +58,14 @@ class LossDerivation:
     value: Lemma
     slopes: Mapping[sp.Symbol, Lemma]
 
+    @property
+    def used(self) -> dict[sp.Symbol, sp.Expr]:
+        """The abbreviations that the value or a slope is written in, and the arguments of their nodes."""
+        written_in = self.value.result.free_symbols.union(
+            *(lemma.result.free_symbols for lemma in self.slopes.values())
+        )
+        return {s: meaning for s, meaning in self.abbreviations.items() if s in written_in or s.name.startswith("z")}
+
 
 # ---------------------------------------------------------------- the distance
 

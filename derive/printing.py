@@ -44,6 +44,10 @@ class InfixPrinter:
         """Name and printed value of each."""
         return [(assignment.name, self(assignment.value)) for assignment in assignments]
 
+    def reduction(self, term: sp.Expr) -> str:
+        """What stands for the sum of a term over the components; where a loop adds them up, the term."""
+        return self(term)
+
     def _print(self, expr: sp.Expr) -> tuple[str, int]:
         for kind in type(expr).__mro__:
             if rule := getattr(self, f"_print_{kind.__name__}", None):

@@ -107,18 +107,12 @@ def prove(derivation: Derivation, kernel: RowKernel, parameters: tuple[tuple[str
         second,
         _chains(derivation, second, companion),
         _formulas(derivation),
-        _used_abbreviations(derivation.loss),
+        tuple(symbol.name for symbol in derivation.loss.used),
         companion,
         _formulas(companion) if companion else {},
         _dictionary(kernel),
         table_of(derivation, dict(parameters)),
     )
-
-
-def _used_abbreviations(loss: LossDerivation) -> tuple[str, ...]:
-    """The names that the value or a slope is written in, and the argument of the nodes."""
-    used = loss.value.result.free_symbols.union(*(lemma.result.free_symbols for lemma in loss.slopes.values()))
-    return tuple(s.name for s in loss.abbreviations if s in used or s.name.startswith("z"))
 
 
 def _companion(objective: Objective) -> Derivation | None:

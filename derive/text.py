@@ -19,11 +19,7 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     """Name and value of everything that the gradients are written in, then of the gradients."""
     distance, loss = derivation.distance, derivation.loss
     results = [loss.value.result, *(lemma.result for lemma in loss.slopes.values())]
-    names = {
-        symbol: meaning
-        for symbol, meaning in loss.abbreviations.items()
-        if any(result.has(symbol) for result in results) or symbol.name.startswith("z")
-    }
+    names = loss.used
     nodes = set().union(*(expr.atoms(Node) for expr in (*results, *names.values())))
     rows = [("d(x, y)", to_text(distance.value)), ("d_pos, d_neg", "d(x, x_pos), d(x, x_neg)")]
     rows += sorted({(f"{type(node).__name__}(t)", type(node).spelled_out) for node in nodes})

@@ -445,5 +445,9 @@ def test_notebooks_get_one_line_of_latex_per_gradient(norm: str, loss: str) -> N
     assert latex.endswith("$$")
     assert latex.count("{") == latex.count("}")
     assert latex.count(r"\begin{aligned}") == latex.count(r"\end{aligned}") == 1
-    for line, name in zip(latex.split(r"\\"), ("x", "x^{+}", "x^{-}"), strict=True):
-        assert rf"\frac{{\partial L}}{{\partial {name}_k}} &=" in line
+    *before, x, x_pos, x_neg = latex.removesuffix("\\end{aligned}$$").split(r" \\ ")
+    for line, name in zip((x, x_pos, x_neg), ("x", "x^{+}", "x^{-}"), strict=True):
+        assert line.startswith(rf"\frac{{\partial L}}{{\partial {name}_k}} &= ")
+    assert not re.search("pos|neg|temperature|margin", latex), "names of the code in mathematics"
+    used = set(re.findall(r"(?<![a-z\\])[sqzd](?![a-z])", x + x_pos + x_neg))
+    assert used - {"d"} <= {line.split(" &=")[0] for line in before}, "a symbol that is not defined"

@@ -22,6 +22,7 @@ from ..version import __version__
 if TYPE_CHECKING:
     from ..differentiate import Derivation
     from ..kernel import RowKernel
+    from ..printing import InfixPrinter
     from ..verify.report import Report
 
 DTYPES = ("float32", "float64")
@@ -196,6 +197,23 @@ class Target(ABC):
             "templates": _texts(folder),
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def slots(kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter) -> dict[str, Any]:
+    """The three slots of a template that executes a kernel, printed: what is reduced, the scalars, what is mapped.
+
+    scalar: prints what is the same for all components of a row. component: prints what is not.
+    """
+    reduced = kernel.differences_in(*(reduction.term for reduction in kernel.reductions))
+    mapped = kernel.differences_in(*(gradient.value for gradient in kernel.maps))
+    return {
+        "reductions": [(reduction.name, component.reduction(reduction.term)) for reduction in kernel.reductions],
+        "reduction_differences": component.assignments(reduced),
+        "scalars": scalar.assignments(kernel.scalars),
+        "weights": [weight.name for weight in kernel.weights],
+        "map_differences": component.assignments(mapped),
+        "maps": component.assignments(kernel.maps),
+    }
 
 
 def _texts(folder: Traversable) -> dict[str, str]:

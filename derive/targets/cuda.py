@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..printing import ATOM, InfixPrinter
-from .base import Product, Settings, Target
+from .base import Product, Settings, Target, slots
 
 if TYPE_CHECKING:
     from ..differentiate import Derivation
@@ -53,17 +53,10 @@ class CudaTarget(Target):
             {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
             | {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
         )
-        reduced = kernel.differences_in(*(reduction.term for reduction in kernel.reductions))
-        mapped = kernel.differences_in(*(gradient.value for gradient in kernel.maps))
         return {
+            **slots(kernel, scalar, component),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],
             "packs": PACKS,
-            "reductions": [(reduction.name, component(reduction.term)) for reduction in kernel.reductions],
-            "reduction_differences": component.assignments(reduced),
-            "scalars": scalar.assignments(kernel.scalars),
-            "weights": [weight.name for weight in kernel.weights],
-            "map_differences": component.assignments(mapped),
-            "maps": component.assignments(kernel.maps),
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:

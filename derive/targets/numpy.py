@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..printing import ATOM, InfixPrinter
-from .base import Product, Settings, Target
+from .base import Product, Settings, Target, slots
 
 if TYPE_CHECKING:
     import sympy as sp
@@ -52,15 +52,8 @@ class NumpyTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         scalar = NumpyPrinter()
         component = NumpyPrinter({name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")})
-        reduced = kernel.differences_in(*(reduction.term for reduction in kernel.reductions))
-        mapped = kernel.differences_in(*(gradient.value for gradient in kernel.maps))
         return {
-            "reductions": [(reduction.name, component.reduction(reduction.term)) for reduction in kernel.reductions],
-            "reduction_differences": component.assignments(reduced),
-            "scalars": scalar.assignments(kernel.scalars),
-            "weights": [weight.name for weight in kernel.weights],
-            "map_differences": component.assignments(mapped),
-            "maps": component.assignments(kernel.maps),
+            **slots(kernel, scalar, component),
             "helpers": [name for name in _HELPERS if name in kernel.functions],
         }
 
