@@ -1,25 +1,26 @@
 """The command line: options in, one call, a readable answer out.
 
-Nothing of the library is imported before the options are understood, so that ``--help`` is immediate.
+Of the library only the catalogue is imported before the options are understood, so that ``--help`` is immediate.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .derive.catalogue import DISTANCES, LOSSES, PARAMETERS
 from .derive.errors import DeriveTripletError, UsageError
 from .derive.version import __version__
 
 if TYPE_CHECKING:
     from .derive.api import Request
     from .derive.regenerate import Drift
-    from .derive.targets.base import Product
+    from .derive.targets.base import GeneratedFile, Product
     from .derive.verify.report import Report
 
 _EPILOG = """\b
@@ -46,14 +47,28 @@ class _Failure(click.ClickException):
         self.exit_code = 2 if isinstance(error, UsageError | OSError) else 1  # type: ignore[misc]
 
 
+def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each parameter of the catalogue."""
+    for parameter in reversed(tuple(PARAMETERS.values())):
+        text = f"Default {parameter.name}: {parameter.meaning}. [default: {parameter.default:g}]"
+        command = click.option(f"--{parameter.name}", type=float, metavar="X", help=text)(command)
+    return command
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.option("--norm", "norms", multiple=True, metavar="N", help="Distance, or 'all'. [default: l2]")
 @click.option("--loss", "losses", multiple=True, metavar="L", help="Loss, or 'all'. [default: softmax-mse]")
 @click.option("--target", "targets", multiple=True, metavar="T", help="What to generate, or 'all'. [default: numpy]")
-@click.option("-o", "--output", default="generated", metavar="DIR", show_default=True, help="Where to; '-' prints.")
+@click.option(
+    "-o",
+    "--output",
+    default="generated",
+    metavar="DIR",
+    show_default=True,
+    help="Where to, as DIR/<target>/...; '-' prints.",
+)
 @click.option("--dtype", "dtypes", multiple=True, metavar="D", help="float32, float64 or 'all'. [default: all]")
-@click.option("--temperature", type=float, metavar="X", help="Default temperature of the softmax losses.")
-@click.option("--margin", type=float, metavar="X", help="Default margin of the hinge loss.")
+@_parameter_options
 @click.option(
     "--verify/--no-verify",
     default=None,
@@ -70,20 +85,18 @@ def main(
     targets: tuple[str, ...],
     output: str,
     dtypes: tuple[str, ...],
-    temperature: float | None,
-    margin: float | None,
     verify: bool | None,
     force: bool,
     as_json: bool,
     check: bool,
     as_list: bool,
+    **given: float | None,
 ) -> None:
     """Derive the gradients of a triplet loss, generate a layer from them, and verify it.
 
     Each of --norm, --loss, --target and --dtype may be given several times; --list shows their values.
     """
-    given = (("temperature", temperature), ("margin", margin))
-    parameters = {name: value for name, value in given if value is not None}
+    parameters = {name: value for name, value in given.items() if value is not None}
     names = (norms or ("l2",), losses or ("softmax-mse",), targets or ("numpy",))
     try:
         if as_list:
@@ -96,6 +109,8 @@ def main(
             from .derive.api import requests_for
 
             _generate(requests_for(*names, dtypes, parameters), output, verify, force, as_json)
+    except BrokenPipeError:  # the reader has gone, and click ends quietly
+        raise
     except (DeriveTripletError, OSError) as error:
         raise _Failure(error) from error
 
@@ -110,6 +125,7 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
     from .derive.text import describe
 
     to_stdout, single = output == "-", len(requests) == 1
+    _refuse_early(requests, output, force)
     say = _silent if as_json else _to_stderr if to_stdout else click.echo
     outcomes: list[dict[str, Any]] = []
     described, lacking = set(), list[str]()
@@ -129,17 +145,40 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
         if report is None or report.passed:
             status = {} if to_stdout else write(product, Path(output), force)
             if to_stdout and not as_json:
-                click.echo(b"".join(file.content for file in product.files), nl=False)
+                _print(product.files, alone=single and len(product.files) == 1)
         _tell(say, product, report, status, output, single)
         outcomes.append(_outcome(product, report, status, with_text=to_stdout))
         lacking += [product.lacks] if product.lacks else []
     failed = any(outcome["report"] and not outcome["report"]["passed"] for outcome in outcomes)
     if as_json:
-        click.echo(json.dumps({"version": __version__, "ok": not failed, "products": outcomes}, indent=2))
+        _print_json({"version": __version__, "ok": not failed, "products": outcomes})
     if failed:
         raise DeriveTripletError("verification failed; the files of what failed were not written")
     if lacking:
         raise DeriveTripletError("; ".join(dict.fromkeys(lacking)))
+
+
+def _refuse_early(requests: Sequence[Request], output: str, force: bool) -> None:
+    """Raise `UsageError` for what could not be written, or not be printed, before anything is derived."""
+    from .derive.api import objective
+    from .derive.regenerate import refuse_foreign
+    from .derive.targets.registry import targets
+
+    paths = [
+        path for request in requests for path in targets()[request.target].paths(objective(request.norm, request.loss))
+    ]
+    if output == "-":
+        binary = [path for path in paths if path.endswith(".pdf")]
+        if binary:
+            raise UsageError(f"{binary[0]} is not text and cannot be printed; give a folder with -o DIR")
+    elif not force:
+        refuse_foreign(paths, Path(output))
+
+
+def _print(files: Sequence[GeneratedFile], alone: bool) -> None:
+    """The text of files; where there are several, each below a line with its path."""
+    for file in files:
+        click.echo(file.text if alone else f"==> {file.path} <==\n{file.text}", nl=False)
 
 
 def _tell(
@@ -178,8 +217,12 @@ def _outcome(product: Product, report: Report | None, status: Mapping[str, str],
 
 def _status(text: str = "") -> None:
     """A passing line on a terminal, which says what takes so long; none in a pipe."""
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         click.echo(f"\r\033[K{text}", nl=False, err=True)
+
+
+def _print_json(content: object) -> None:
+    click.echo(json.dumps(content, indent=2, allow_nan=False))
 
 
 def _silent(text: str) -> None:
@@ -207,12 +250,14 @@ def _check(
         raise UsageError("--check without --norm, --loss or --target takes all options from the manifest")
     everything = (("all",), ("all",), ("all",))
     recorded = regenerate.read_manifest(root) if names is None else None
-    requests = recorded or requests_for(*(names or everything), dtypes, parameters)
+    if names is None and recorded is None and not as_json:
+        click.echo(f"{root} has no manifest; it is compared with all that the tool makes")
+    requests = requests_for(*(names or everything), dtypes, parameters) if recorded is None else recorded
     complete = names in (None, everything)
     drift = regenerate.check((product_of(request) for request in requests), root, complete)
     if as_json:
         entries = [{"path": d.path, "kind": d.kind, "mend": d.mend, "diff": d.diff} for d in drift]
-        click.echo(json.dumps({"version": __version__, "ok": not drift, "drift": entries}, indent=2))
+        _print_json({"version": __version__, "ok": not drift, "drift": entries})
     else:
         _tell_drift(drift, root, len(requests))
     if drift:
@@ -223,20 +268,19 @@ def _tell_drift(drift: list[Drift], root: Path, count: int) -> None:
     for found in drift:
         click.echo(found.diff, nl=False)
     for found in drift:
-        click.echo(f"{found.kind}: {root / found.path}")
+        click.echo(f"{found.kind}: {found.path if found.kind == 'not compared' else root / found.path}")
     if drift:
         click.echo("\nTo mend:")
         for mend in dict.fromkeys(mend for found in drift for mend in found.mend):
             click.echo(f"    {mend}")
     else:
-        click.echo(f"{root}: all files of {count} products are as generated")
+        click.echo(f"{root}: all files of {count} product{'s' * (count != 1)} are as generated")
 
 
 # ---------------------------------------------------------------- list
 
 
 def _list(as_json: bool) -> None:
-    from .derive.catalogue import DISTANCES, LOSSES
     from .derive.targets import registry
 
     groups = {
@@ -248,7 +292,7 @@ def _list(as_json: bool) -> None:
         "targets": {target.name: target.title for target in registry.targets().values()},
     }
     if as_json:
-        click.echo(json.dumps(groups, indent=2))
+        _print_json(groups)
         return
     width = max(len(name) for group in groups.values() for name in group)
     for at, (kind, group) in enumerate(groups.items()):

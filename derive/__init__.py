@@ -1,11 +1,35 @@
 """The library. Data flows one way, and each arrow is one function.
 
-    catalogue: Distance, Loss -> Objective   what is computed, as the literature defines it (`expression` parses it)
-        differentiate -> Derivation          gradients as checked `steps` (`stabilise`, `functions`, `properties`)
-            lower -> RowKernel               `kernel`: reductions, scalars, maps
+    catalogue: Distance, Loss -> Objective   what is computed, as the literature defines it
+        differentiate -> Derivation          gradients as checked steps
+            prove -> Proof (proof)           what a document shows: LaTeX and PDF
+            lower -> RowKernel (kernel)      three phases: reductions, scalars, maps
                 targets: generate -> Product source files, from templates and a printer
                     verify -> Report         run or compiled, against a reference that never saw the derivation
     regenerate                               a tree of products on disk: write it, check it
+    api                                      the arrows put together
 
-`api` puts the arrows together; `symbols`, `evaluate`, `highprecision`, `printing` and `text` serve all of them.
+Definitions
+    expression     the language of the definitions: parsed, never evaluated
+    symbols        x, y, d, k, n, ... and a definition as a SymPy expression
+    functions      SymPy nodes of our own: sigmoid, softplus, positive part, step, masked ratio
+    highprecision  a definition at mpmath numbers
+Derivation
+    steps          an equality that is checked when it is made; a lemma is a chain of them
+    evaluate       a SymPy expression at mpmath numbers, which is how a step is checked
+    lemmas         the gradient of a distance, and the slopes of a scalar loss
+    stabilise      the identities that make a loss accurate
+    properties     bounds, and kinks
+    second         second derivatives: the blocks of the Hessian
+Proofs
+    proof          the displays of a document, and the words that hold a formula
+    table          the gradients at one triplet, by formula and by differences
+    pictures       curves and fields as coordinates
+    typeset        LaTeX to PDF, by one of several engines
+Printing
+    printing       infix notation, which text and programming languages share
+    text, latex    for terminals and comments; for documents and notebooks
+Everything
+    errors         what is raised
+    version        of the tool
 """

@@ -24,8 +24,10 @@ def lookup(entries: Mapping[str, Named], name: str, kind: str) -> Named:
     """The entry called `name`; raises `UsageError` with the closest known name otherwise."""
     if name in entries:
         return entries[name]
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), entries, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(entries)}"
+    meant = name.lower().replace("_", "-")
+    close = [known for known in entries if meant == known] or [known for known in entries if meant and meant in known]
+    close = close or difflib.get_close_matches(meant, entries, n=1, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"choose from {', '.join(entries)}"
     raise UsageError(f"no {kind} is called {name!r}; {hint}")
 
 
@@ -37,15 +39,18 @@ def objective(norm: str = "l2", loss: str = "softmax-mse") -> Objective:
 _lowered = cache(lower)
 
 
-def differentiate(norm: str | Objective = "l2", loss: str = "softmax-mse") -> Derivation:
-    """The checked derivation of a loss on a distance, given by their names or as an `Objective` of your own.
+def differentiate(norm: str | Objective = "l2", loss: str | None = None) -> Derivation:
+    """The checked derivation of a loss, by default softmax-mse, on a distance; or of an `Objective` of your own.
 
     >>> differentiate("l2", "hinge").loss.value.result
     positive_part(z)
 
-    Raises `UsageError` for an unknown name, and `StepError` if a step of the derivation is not an equality.
+    Raises `UsageError` for an unknown name or a loss beside an objective, and `StepError` if a step of the
+    derivation is not an equality.
     """
-    return _differentiate(norm if isinstance(norm, Objective) else objective(norm, loss))
+    if isinstance(norm, Objective) and loss is not None:
+        raise UsageError(f"an objective has its loss, {norm.loss.name!r}; give no other beside it")
+    return _differentiate(norm if isinstance(norm, Objective) else objective(norm, loss or "softmax-mse"))
 
 
 def generate(
@@ -67,7 +72,7 @@ def generate(
     known = {parameter.name: parameter for parameter in of.parameters}
     for name in parameters or {}:
         lookup(known, name, f"parameter of {of.loss.name} on {of.distance.name}")
-    asked = tuple(dtypes)
+    asked = (dtypes,) if isinstance(dtypes, str) else tuple(dtypes)
     chosen = tuple(dtype for dtype in DTYPES if dtype in asked)
     for dtype in asked:
         lookup(dict.fromkeys(DTYPES), dtype, "dtype")
@@ -138,8 +143,7 @@ def product_of(request: Request) -> Product:
 
 
 def _chosen(given: Sequence[str], known: Mapping[str, object], kind: str) -> list[str]:
-    if "all" in given:
-        return list(known)
     for name in given:
-        lookup(known, name, kind)
-    return list(dict.fromkeys(given))
+        if name != "all":
+            lookup(known, name, kind)
+    return list(known if "all" in given else dict.fromkeys(given))

@@ -26,6 +26,9 @@ RESERVED = frozenset(
 """What generated code calls its own variables."""
 
 
+DOMAINS = ("positive", "nonnegative")
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A real constant of a distance or loss; `domain` is 'positive' or 'nonnegative'."""
@@ -34,6 +37,11 @@ class Parameter:
     default: float
     domain: str
     meaning: str
+
+    def __post_init__(self) -> None:
+        if self.domain not in DOMAINS:
+            raise UsageError(f"{self.name}: the domain is {self.domain!r}; expected {' or '.join(DOMAINS)}")
+        self.check(self.default)
 
     def check(self, value: float) -> float:
         """`value`, or a `UsageError` when it lies outside the domain."""
@@ -106,6 +114,12 @@ class Objective:
     distance: Distance
     loss: Loss
 
+    def __post_init__(self) -> None:
+        names = [parameter.name for parameter in self.parameters]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"{self.loss.name} on {self.distance.name}: both have a parameter {name!r}")
+
     @property
     def stem(self) -> str:
         """The name of generated files and symbols, such as ``triplet_softmax_mse_l2``."""
@@ -118,7 +132,6 @@ class Objective:
 
 TEMPERATURE = Parameter("temperature", 1.0, "positive", "the distances are divided by it before the exponential")
 MARGIN = Parameter("margin", 0.2, "nonnegative", "by how much the negative must be farther than the positive")
-PARAMETERS = (TEMPERATURE, MARGIN)
 
 _HOFFER = "E. Hoffer, N. Ailon, Deep metric learning using triplet network, 2015, arXiv:1412.6622"
 _HERMANS = "A. Hermans, L. Beyer, B. Leibe, In defense of the triplet loss, 2017, arXiv:1703.07737"
@@ -187,3 +200,7 @@ _LOSSES = (
 
 DISTANCES: Mapping[str, Distance] = MappingProxyType({entry.name: entry for entry in _DISTANCES})
 LOSSES: Mapping[str, Loss] = MappingProxyType({entry.name: entry for entry in _LOSSES})
+PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
+    {parameter.name: parameter for entry in (*_LOSSES, *_DISTANCES) for parameter in entry.parameters}
+)
+"""Every parameter by name; entries that share a name share the parameter."""

@@ -165,11 +165,10 @@ def _invariants(distance: DistanceDerivation, gradients: Mapping[str, Lemma], se
 
 
 def _bounds(distance: DistanceDerivation, loss: LossDerivation) -> tuple[Bound, ...]:
-    slope = bound_slope(loss.slopes[d_pos].result)
+    slope = bound_slope(loss.slopes[d_pos].result, loss.abbreviations)
     if slope is None:
         return ()
-    bounds = [Bound("d_pos", *slope)]
     length = sp.sqrt(distance.gradient_norm.result)
-    if not length.free_symbols:
-        bounds.append(Bound("x_pos", slope[0] * length, slope[1]))
-    return tuple(bounds)
+    if length.free_symbols:
+        return (slope,)
+    return slope, Bound("x_pos", slope.limit * length, slope.s, slope.length * length)

@@ -9,7 +9,7 @@ The work per row is O(n) and the size of the program does not depend on n.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,9 @@ class RowKernel:
         return tuple(difference for difference in self.differences if difference.symbol in used)
 
 
+_REDUCE: Mapping[str, Callable[[Iterator[Any]], Any]] = {"sum": mpmath.fsum, "max": max}
+
+
 def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
     """The loss and the gradients of one row, computed by the kernel in mpmath."""
     rows = [
@@ -98,8 +101,8 @@ def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
             inside = Point(1, {}, {**scalars, **row}, {a.symbol: a.value for a in kernel.differences})
             yield evaluate(expr, inside)
 
-    for reduction in kernel.reductions:
-        scalars[reduction.symbol] = mpmath.fsum(elementwise(reduction.term))
+    for reduction in sorted(kernel.reductions, key=lambda reduction: reduction.stage):
+        scalars[reduction.symbol] = _REDUCE[reduction.kind](elementwise(reduction.term))
     for assignment in kernel.scalars:
         scalars[assignment.symbol] = evaluate(assignment.value, Point(1, {}, scalars))
     return scalars[kernel.loss], {m.name.removeprefix("grad_"): list(elementwise(m.value)) for m in kernel.maps}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,20 +15,32 @@ from .catalogue import Loss, Objective
 from .errors import StepError
 from .functions import step
 from .highprecision import distance_value, locus_value, loss_value, objective_value
+from .symbols import d_neg, d_pos
 
-_CONVENTION = "the derivative is taken as 0"
+S, _Q = (sp.Symbol(name, positive=True) for name in "sq")
+_PARTS = 64  # of the range of s, at which a bound is checked
 
 
 @dataclass(frozen=True)
 class Bound:
     """The length of dL/d(`variable`) is at most `limit` everywhere.
 
+    length: that length, of s alone apart from parameters. Checked on construction over the range of s, 0 < s < 1:
+    raises `StepError` for a limit that is exceeded, or that is not reached at `s`.
     s: the value of s at which it comes closest; None if that is wherever the loss is active.
     """
 
     variable: str
     limit: sp.Expr
     s: sp.Expr | None
+    length: sp.Expr = field(repr=False)
+
+    def __post_init__(self) -> None:
+        ratio = sp.cancel(self.length / self.limit)
+        at = [sp.Rational(part, _PARTS) for part in range(1, _PARTS)]
+        reached = abs(ratio.subs(S, 0 if self.s is None else self.s))
+        if reached != 1 or any(abs(ratio.subs(S, value)) > 1 for value in at):
+            raise StepError(f"{self.limit} does not bound {self.quantity}, or not closely")
 
     @property
     def quantity(self) -> str:
@@ -57,31 +70,31 @@ class Kink:
     where: str
     why: str
     convex: bool
-    convention: str = _CONVENTION
 
     @property
     def shape(self) -> str:
         return "convex kink: 0 is a subgradient" if self.convex else "concave kink: 0 is only a Clarke subgradient"
 
 
-def bound_slope(slope: sp.Expr) -> tuple[sp.Expr, sp.Expr | None] | None:
-    """The supremum of |slope| and the value of s where it is approached.
+def bound_slope(slope: sp.Expr, abbreviations: Collection[sp.Symbol]) -> Bound | None:
+    """The supremum of |dL/d(d_pos)|, which is `slope`, written in `abbreviations`.
 
-    None for a slope that is not a polynomial in s, q = 1 - s and steps.
+    None for a slope that is not a polynomial in s and q = 1 - s, or a step times one.
     """
-    s, q = (sp.Symbol(name, positive=True) for name in "sq")
     steps = dict.fromkeys(slope.atoms(step), sp.S.One)
-    on = slope.xreplace(steps).subs(q, 1 - s)
-    constants, polynomial = sp.factor_terms(on).as_independent(s, as_Add=False)
-    if any(symbol.name.startswith(("d_", "z", "s", "q")) for symbol in constants.free_symbols):
+    on = slope.xreplace(steps).subs(_Q, 1 - S)
+    constants, polynomial = sp.factor_terms(on).as_independent(S, as_Add=False)
+    if slope.has(step) and slope.xreplace(dict.fromkeys(steps, sp.S.Zero)) != 0:
+        return None  # it is not largest where all steps are 1
+    if constants.free_symbols & {*abbreviations, d_pos, d_neg}:
         return None
-    if not polynomial.is_polynomial(s) or polynomial.free_symbols - {s}:
+    if not polynomial.is_polynomial(S) or polynomial.free_symbols - {S}:
         return None
-    stationary = [root for root in sp.roots(sp.diff(polynomial, s), s) if root.is_real and 0 < root < 1]
-    candidates = [sp.S.Zero, *sorted(stationary), sp.S.One] if polynomial.has(s) else [sp.S.One]
-    at = max(candidates, key=lambda c: abs(polynomial.subs(s, c)))
-    limit = abs(constants * polynomial.subs(s, at))
-    return limit, at if polynomial.has(s) else None
+    stationary = [root for root in sp.roots(sp.diff(polynomial, S), S) if root.is_real and 0 < root < 1]
+    candidates = [sp.S.Zero, *sorted(stationary), sp.S.One] if polynomial.has(S) else [sp.S.One]
+    at = max(candidates, key=lambda c: abs(polynomial.subs(S, c)))
+    limit = abs(constants * polynomial.subs(S, at))
+    return Bound("d_pos", limit, at if polynomial.has(S) else None, on)
 
 
 def find_kinks(objective: Objective) -> tuple[Kink, ...]:
@@ -109,7 +122,7 @@ def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
         ):
             convex = _is_convex(along)
             if convex is not None:
-                yield Kink(singularity.where.replace("y", side), singularity.why, convex)
+                yield Kink(re.sub(r"\by(?![a-zA-Z])", side, singularity.where), singularity.why, convex)
 
 
 def _kinks_of_loss(loss: Loss) -> Iterator[Kink]:

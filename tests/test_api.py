@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import doctest
 import math
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -143,6 +145,18 @@ def test_objects_are_shown_usefully() -> None:
     assert "l2" in repr(derivation)
     assert "numpy" in repr(product)
     assert "\n" in str(verify(product))
+    assert "FAILED" not in repr(verify(product))
+    assert product._repr_latex_() == derivation._repr_latex_()
+
+
+def test_a_report_that_failed_does_not_look_like_success() -> None:
+    product = generate(differentiate("l2", "hinge"))
+    (file,) = product.files
+    wrong = replace(product, files=(replace(file, text=file.text.replace("grad_x[:, k] = ", "grad_x[:, k] = -")),))
+    report = verify(wrong)
+    assert not report.passed
+    assert "FAILED" in repr(report)
+    assert "FAILED" in str(report)
 
 
 def test_derivation_has_latex_for_notebooks() -> None:
@@ -176,7 +190,34 @@ def test_unknown_target() -> None:
         generate(differentiate(), "cude")
 
 
-@pytest.mark.parametrize("dtypes", [["float16"], ["float32", "float46"], [], "float32"])
+def test_one_dtype_may_be_given_alone() -> None:
+    assert generate(differentiate(), dtypes="float32").settings.dtypes == ("float32",)
+
+
+def test_an_objective_has_its_loss() -> None:
+    with pytest.raises(UsageError, match="an objective has its loss, 'hinge'"):
+        differentiate(objective("l2", "hinge"), "softmax-nll")
+    assert differentiate("l2").objective == objective("l2", "softmax-mse")
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameters", "dtype"),
+    [
+        ("hinge", {"margin": 1e300}, "float32"),
+        ("softmax-mse", {"temperature": 1e-60}, "float32"),
+        ("softmax-mse", {"temperature": 1e39}, "float32"),
+    ],
+)
+def test_a_default_that_a_float_type_does_not_have_is_refused(
+    loss: str, parameters: dict[str, float], dtype: str
+) -> None:
+    derivation = differentiate("l2", loss)
+    with pytest.raises(UsageError, match=f"in {dtype}; choose another, or --dtype"):
+        generate(derivation, parameters=parameters)
+    assert generate(derivation, parameters=parameters, dtypes=["float64"]).settings.parameters == parameters
+
+
+@pytest.mark.parametrize("dtypes", [["float16"], ["float32", "float46"], [], "float46"])
 def test_unknown_or_no_dtype(dtypes: list[str]) -> None:
     with pytest.raises(UsageError, match="dtype"):
         generate(differentiate(), dtypes=dtypes)
@@ -230,3 +271,10 @@ def test_examples_in_docstrings_hold(name: str) -> None:
     result = doctest.testmod(import_module(name))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_the_map_of_the_library_names_every_module() -> None:
+    root = Path(import_module("derive_triplet.derive").__file__ or "").parent
+    modules = {path.stem for path in root.glob("*.py")} | {path.parent.name for path in root.glob("*/*.py")}
+    described = set(re.findall(r"[a-z]+", import_module("derive_triplet.derive").__doc__ or ""))
+    assert modules - described == {"__init__"}

@@ -47,7 +47,7 @@ def test_every_entry_is_complete(entry: Distance | Loss) -> None:
     assert any(year.isdigit() and len(year) == 4 for year in entry.reference.replace(",", " ").split())
     assert entry.formula.text == entry.definition
     for parameter in entry.parameters:
-        assert parameter in PARAMETERS
+        assert PARAMETERS[parameter.name] == parameter
         assert parameter.check(parameter.default) == parameter.default
         assert parameter.meaning
     for singularity in entry.singularities:
@@ -140,14 +140,14 @@ def test_the_hinge_is_singular_where_it_becomes_active() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -1.0, -5e-324])
-@pytest.mark.parametrize("parameter", PARAMETERS, ids=lambda parameter: parameter.name)
+@pytest.mark.parametrize("parameter", PARAMETERS.values(), ids=lambda parameter: parameter.name)
 def test_parameters_outside_their_domain_are_refused_by_name(parameter: Parameter, value: float) -> None:
     with pytest.raises(UsageError, match=f"{parameter.name} must be a finite {parameter.domain} number, not {value}"):
         parameter.check(value)
 
 
 def test_zero_is_nonnegative_but_not_positive() -> None:
-    domains = {parameter.domain: parameter for parameter in PARAMETERS}
+    domains = {parameter.domain: parameter for parameter in PARAMETERS.values()}
     assert domains["nonnegative"].check(0.0) == 0.0
     with pytest.raises(UsageError, match="not 0"):
         domains["positive"].check(0.0)
@@ -175,3 +175,18 @@ def test_a_formula_sees_the_parameters_of_its_own_entry_only() -> None:
     assert loss_value(loss, *m([3, 1]), {}) == 3
     with pytest.raises(DefinitionError, match="'margin'"):
         loss.parse("d_pos + margin")
+
+
+def test_a_parameter_of_no_domain_or_outside_its_own_is_refused() -> None:
+    with pytest.raises(UsageError, match="the domain is 'negative'; expected positive or nonnegative"):
+        Parameter("offset", 1.0, "negative", "")
+    with pytest.raises(UsageError, match="scale must be a finite positive number, not 0"):
+        Parameter("scale", 0.0, "positive", "")
+
+
+def test_a_parameter_of_both_a_distance_and_a_loss_is_refused() -> None:
+    scale = Parameter("scale", 1.0, "positive", "")
+    distance = Distance("scaled", "", "scale*sum((x - y)**2)", "", (scale,))
+    loss = Loss("scaled", "", "scale*(d_pos - d_neg)", "", (scale,))
+    with pytest.raises(UsageError, match="both have a parameter 'scale'"):
+        Objective(distance, loss)

@@ -15,14 +15,14 @@ import pytest
 import sympy as sp
 
 from derive_triplet.derive import lemmas, symbols
-from derive_triplet.derive.catalogue import DISTANCES, LOSSES, Distance, Loss, Objective, Singularity
+from derive_triplet.derive.catalogue import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Singularity
 from derive_triplet.derive.differentiate import Derivation, differentiate
 from derive_triplet.derive.errors import StepError
 from derive_triplet.derive.evaluate import Point, evaluate
 from derive_triplet.derive.functions import sigmoid
 from derive_triplet.derive.highprecision import loss_value
 from derive_triplet.derive.stabilise import Rule
-from derive_triplet.derive.symbols import EMBEDDINGS, d_neg, d_pos, k, n
+from derive_triplet.derive.symbols import EMBEDDINGS, d_neg, d_pos, k, n, parameter
 
 PAIRS = list(product(["l2", "l2-squared"], ["softmax-mse", "softmax-nll", "hinge"]))
 pairs = pytest.mark.parametrize(("norm", "loss"), PAIRS)
@@ -359,7 +359,6 @@ def test_kinks_are_where_they_should_be_and_of_the_right_shape(norm: str, loss: 
     for kink in derived(norm, loss).kinks:
         assert kink.shape.startswith("convex" if kink.convex else "concave")
         assert ("Clarke" in kink.shape) is not kink.convex
-        assert "taken as 0" in kink.convention
         assert kink.why
 
 
@@ -388,6 +387,35 @@ def test_a_concave_kink_of_a_loss_is_said_to_be_concave() -> None:
     capped = Loss("capped", "", "d_pos - max(0, d_pos - 1/2) - d_neg / 4", "made up", (), kinks)
     (kink,) = differentiate(Objective(DISTANCES["l2-squared"], capped)).kinks
     assert not kink.convex
+
+
+def test_a_kink_is_named_by_what_y_stands_for() -> None:
+    kinks = (Singularity("sum(abs(x - y))", "x_k = y_k for any k, not y alone", "each component has a kink"),)
+    cityblock = Distance("cityblock", "", "sum(abs(x - y))", "made up", (), kinks)
+    where = [kink.where for kink in differentiate(Objective(cityblock, LOSSES["softmax-nll"])).kinks]
+    assert where == [f"x_k = {other}_k for any k, not {other} alone" for other in ("x_pos", "x_neg")]
+
+
+def test_a_bound_does_not_depend_on_what_a_parameter_is_called() -> None:
+    bounds = []
+    for name in ("a", "scale", "quantile", "zoom"):
+        factor = Parameter(name, 2.0, "positive", "")
+        of = Objective(DISTANCES["l2"], Loss("scaled", "", f"{name}*max(0, d_pos - d_neg)", "made up", (factor,)))
+        bounds.append([bound.limit.subs(parameter(factor), 3) for bound in differentiate(of).bounds])
+    assert bounds == [[3, 3]] * 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "at"),
+    [(sp.Rational(1, 100), sp.Rational(2, 3)), (sp.Integer(1), sp.Rational(2, 3)), (sp.Rational(16, 27), sp.S.Half)],
+    ids=["exceeded", "not close", "elsewhere"],
+)
+def test_a_wrong_bound_can_not_be_stated(limit: sp.Expr, at: sp.Expr) -> None:
+    right = derived("l2", "softmax-mse").bounds[0]
+    temperature = parameter(LOSSES["softmax-mse"].parameters[0])
+    assert replace(right, limit=sp.Rational(16, 27) / temperature, s=sp.Rational(2, 3)) == right
+    with pytest.raises(StepError, match="does not bound"):
+        replace(right, limit=limit / temperature, s=at)
 
 
 # ---------------------------------------------------------------- what people see

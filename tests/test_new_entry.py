@@ -101,6 +101,30 @@ def test_the_generated_cuda_source_compiles() -> None:
     assert report.level.startswith("compiled")
 
 
+KINKS = (Singularity("sum(abs(x - y))", "x_k = y_k for some k", "a component has a kink there"),)
+CITYBLOCK = Distance("cityblock", "a sum of magnitudes", "sum(abs(x - y))", "made up", (), KINKS)
+LOGARITHM = Distance("logarithm", "it grows slowly", "log(2 + sum((x - y)**2))", "made up")
+
+
+@pytest.mark.parametrize("distance", [CITYBLOCK, LOGARITHM], ids=lambda distance: distance.name)
+def test_every_function_of_the_language_is_verified_in_numpy(distance: Distance) -> None:
+    report = verify(product(Objective(distance, LOSSES["softmax-nll"]), "numpy"))
+    assert report.passed, str(report)
+
+
+@pytest.mark.needs("nvrtc")
+@pytest.mark.parametrize("distance", [CITYBLOCK, LOGARITHM], ids=lambda distance: distance.name)
+def test_every_function_of_the_language_compiles_as_cuda(distance: Distance) -> None:
+    report = verify(product(Objective(distance, LOSSES["softmax-nll"]), "cuda"))
+    assert report.passed, str(report)
+
+
+def test_a_parameter_that_would_have_to_be_known_to_every_component_is_refused() -> None:
+    inside = Distance("inside", "", "sum((x - y)**2 / (scale + (x - y)**2))", "made up", (SCALE,))
+    with pytest.raises(UsageError, match=r"inside: .* the parameter scale inside sum\(...\) yet; write it outside"):
+        product(Objective(inside, LOSSES["hinge"]), "numpy")
+
+
 def test_verification_fails_for_a_new_entry_whose_module_was_changed() -> None:
     right = product(Objective(DISTANCES["l2"], LOSSES["softmax-mse"]), "numpy")
     (file,) = right.files

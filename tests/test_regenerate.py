@@ -18,8 +18,10 @@ from click.testing import CliRunner, Result
 from derive_triplet import DISTANCES, LOSSES, differentiate, generate
 from derive_triplet.cli import main
 from derive_triplet.derive.regenerate import write
+from derive_triplet.derive.targets import pdf as pdf_target
 from derive_triplet.derive.targets.base import MARK
 from derive_triplet.derive.targets.registry import targets
+from derive_triplet.derive.typeset import HOW_TO_GET_ONE
 
 COMMITTED = Path(__file__).parents[1] / "generated"
 HINGE, MSE = "numpy/triplet_hinge_l2.py", "numpy/triplet_softmax_mse_l2.py"
@@ -430,3 +432,66 @@ def test_drift_planted_in_a_copy_of_the_committed_tree_is_found(
     plant, expected = DRIFTS[planted]
     plant(copy)
     assert drift(copy, *options) == expected
+
+
+# ---------------------------------------------------------------- files that two products share, or that cannot be made
+
+TEX, PDF = "latex/triplet_hinge_l2.tex", "pdf/triplet_hinge_l2.pdf"
+
+
+@pytest.mark.needs("tinytex")
+def test_a_document_that_its_pdf_overwrites_under_other_options_is_recorded_once(tmp_path: Path) -> None:
+    make(tmp_path, "--loss hinge --target latex --margin 2")
+    make(tmp_path, "--loss hinge --target pdf")
+    assert [entry["target"] for entry in json.loads((tmp_path / MANIFEST).read_text())["products"]] == ["pdf"]
+    assert run("--check", "-o", str(tmp_path)).exit_code == 0
+
+
+@pytest.mark.needs("tinytex")
+def test_a_document_and_its_pdf_under_the_same_options_are_both_recorded(tmp_path: Path) -> None:
+    make(tmp_path, "--loss hinge --target latex")
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    manifest["products"][0]["files"][TEX] = "of an older version"
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    make(tmp_path, "--loss hinge --target pdf")
+    first, second = json.loads((tmp_path / MANIFEST).read_text())["products"]
+    assert (first["target"], second["target"]) == ("latex", "pdf")
+    assert first["files"][TEX] == second["files"][TEX]
+    assert run("--check", "-o", str(tmp_path)).exit_code == 0
+
+
+@pytest.mark.needs("tinytex")
+def test_a_shared_file_that_is_missing_is_named_once(tmp_path: Path) -> None:
+    make(tmp_path, "--loss hinge --target latex --target pdf")
+    (tmp_path / TEX).unlink()
+    assert run("--check", "-o", str(tmp_path)).output.count("missing: ") == 1
+
+
+@pytest.mark.needs("tinytex")
+def test_what_cannot_be_compared_does_not_hide_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "--loss hinge --target pdf")
+    make(tmp_path, "--loss hinge")
+    (tmp_path / HINGE).unlink()
+    monkeypatch.setattr(pdf_target, "find_engine", lambda name="": None)
+    result = run("--check", "-o", str(tmp_path))
+    assert result.exit_code == 1
+    assert f"missing: {tmp_path / HINGE}" in result.output
+    assert "not compared: derive-triplet --norm l2 --loss hinge --target pdf" in result.output
+    assert HOW_TO_GET_ONE in result.output
+    assert "extra" not in result.output
+    (tmp_path / PDF).unlink()
+    assert run("--check", "-o", str(tmp_path)).exit_code == 1
+
+
+def test_a_foreign_file_is_mended_by_the_command_that_is_printed(root: Path) -> None:
+    (root / HINGE).write_text("mine")
+    assert mend(root).count("--force") == 1
+    assert (root / HINGE).read_text() != "mine"
+
+
+def test_a_tree_without_a_manifest_is_said_to_have_none(tmp_path: Path) -> None:
+    result = run("--check", "-o", str(tmp_path / "nosuch"))
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        f"{tmp_path / 'nosuch'} has no manifest; it is compared with all that the tool makes"
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 
 from ..catalogue import Objective
+from ..errors import DeriveTripletError, UsageError
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -44,8 +47,18 @@ class Settings:
     engine: str = ""
 
     def values(self, objective: Objective) -> dict[str, float]:
-        """The default of every parameter of `objective`; raises `UsageError` for one outside its domain."""
-        return {p.name: p.check(float(self.parameters.get(p.name, p.default))) for p in objective.parameters}
+        """The default of every parameter of `objective`; raises `UsageError` for one that is not in its domain.
+
+        Nor may it leave the domain when it is rounded to one of the float types.
+        """
+        values = {p: p.check(float(self.parameters.get(p.name, p.default))) for p in objective.parameters}
+        for parameter, value in values.items():
+            for dtype in self.dtypes:
+                with np.errstate(over="ignore", under="ignore"):
+                    rounded = float(np.dtype(dtype).type(value))
+                if not math.isfinite(rounded) or (value and not rounded):
+                    raise UsageError(f"{parameter.name} {value} is {rounded} in {dtype}; choose another, or --dtype")
+        return {parameter.name: value for parameter, value in values.items()}
 
     def arguments(self, objective: Objective) -> tuple[str, ...]:
         """The command-line options that say the same."""
@@ -70,7 +83,7 @@ class GeneratedFile:
         return self.text.encode() if self.binary is None else self.binary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Product:
     """Everything that one target made of one objective.
 
@@ -81,11 +94,17 @@ class Product:
     objective: Objective
     target: str
     settings: Settings
-    derivation: Derivation = field(repr=False)
-    kernel: RowKernel = field(repr=False)
-    files: tuple[GeneratedFile, ...] = field(repr=False)
+    derivation: Derivation
+    kernel: RowKernel
+    files: tuple[GeneratedFile, ...]
     lacks: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<{self.command}: {', '.join(file.path for file in self.files)}>"
+
+    def _repr_latex_(self) -> str:
+        return self.derivation._repr_latex_()
 
     @property
     def command(self) -> str:
@@ -134,6 +153,10 @@ class Target(ABC):
             _ENVIRONMENTS[key] = _environment(root, self.delimiters)
         return _ENVIRONMENTS[key]
 
+    def paths(self, objective: Objective) -> tuple[str, ...]:
+        """The files that `generate` makes for an objective, relative to the output folder."""
+        return tuple(f"{self.name}/{pattern.format(stem=objective.stem)}" for pattern in self.templates.values())
+
     @abstractmethod
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         """What the templates may use, besides `common_context`."""
@@ -151,12 +174,10 @@ class Target(ABC):
             **self._common_context(derivation, kernel, settings),
             **self.context(derivation, kernel, settings),
         }
+        folder = self.folder or self.name
         rendered = tuple(
-            GeneratedFile(
-                f"{self.name}/{pattern.format(stem=kernel.objective.stem)}",
-                self._environment.get_template(f"{self.folder or self.name}/{template}").render(context),
-            )
-            for template, pattern in self.templates.items()
+            GeneratedFile(path, self._environment.get_template(f"{folder}/{template}").render(context))
+            for path, template in zip(self.paths(derivation.objective), self.templates, strict=True)
         )
         return Product(
             derivation.objective, self.name, settings, derivation, kernel, rendered, facts=self.facts(context)
@@ -204,6 +225,11 @@ def slots(kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter) -> d
 
     scalar: prints what is the same for all components of a row. component: prints what is not.
     """
+    for reduction in kernel.reductions:
+        if (reduction.kind, reduction.stage) != ("sum", 1):
+            raise DeriveTripletError(
+                f"{reduction.name}: no target reduces by {reduction.kind} in stage {reduction.stage}"
+            )
     reduced = kernel.differences_in(*(reduction.term for reduction in kernel.reductions))
     mapped = kernel.differences_in(*(gradient.value for gradient in kernel.maps))
     return {

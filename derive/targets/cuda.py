@@ -32,7 +32,7 @@ PACKS = (1, 2, 4, 8)
 class CudaPrinter(InfixPrinter):
     """Expressions in the scalar type T; functions are those of `functions.cuh.jinja`."""
 
-    functions = {"sqrt": "square_root", "exp": "exponential", "Abs": "magnitude"}
+    functions = {"sqrt": "square_root", "exp": "exponential", "log": "logarithm", "Abs": "magnitude"}
 
     def _print_Integer(self, expr: Any) -> tuple[str, int]:
         text = self.integer(int(expr))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..catalogue import Objective
 from ..typeset import HOW_TO_GET_ONE, find_engine, typeset
 from .base import GeneratedFile, Product, Settings
 from .latex import LatexTarget
@@ -19,6 +20,9 @@ class PdfTarget(LatexTarget):
     name = "pdf"
     title = "that document as a PDF, typeset by the TeX on the PATH or the pip package's"
 
+    def paths(self, objective: Objective) -> tuple[str, ...]:
+        return (*LatexTarget().paths(objective), f"{self.name}/{objective.stem}.pdf")
+
     def generate(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Product:
         """The document and its PDF; the document alone where there is no TeX engine."""
         document = LatexTarget().generate(derivation, kernel, settings)
@@ -26,7 +30,7 @@ class PdfTarget(LatexTarget):
         if engine is None:
             return replace(document, target=self.name, lacks=HOW_TO_GET_ONE)
         done = typeset(document.files[0].text, engine)
-        pdf = GeneratedFile(f"{self.name}/{document.objective.stem}.pdf", binary=done.pdf)
+        pdf = GeneratedFile(self.paths(document.objective)[-1], binary=done.pdf)
         return replace(
             document,
             target=self.name,

@@ -95,7 +95,8 @@ def _distance_gradients(
     """The gradients of the distance in its first and in its second argument."""
     sizes = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v] or [mpmath.mpf(1)]
     h = _STEP * min(sizes)
-    with mpmath.workdps(_digits(max(sizes), h)):
+    # twice the digits of the step: a distance that is smooth at 0 changes by its square
+    with mpmath.workdps(2 * _digits(max(*sizes, mpmath.mpf(1)), h) - 40):
         here = distance(a, b)
 
         first = [

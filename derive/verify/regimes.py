@@ -83,7 +83,7 @@ def _degree(objective: Objective) -> float:
         distance_value(objective.distance, [t, mpmath.mpf(0)], [mpmath.mpf(0), t], {})
         for t in (mpmath.mpf(1), mpmath.mpf(2))
     )
-    return float(mpmath.log(large / small, 2))
+    return float(mpmath.log(large / small, 2)) if small > 0 and large > 0 else 1.0
 
 
 def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:

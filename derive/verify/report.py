@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -26,7 +27,7 @@ class Check:
         return self.worst <= self.bound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The outcome for one generated product.
 
@@ -36,7 +37,7 @@ class Report:
 
     target: str
     level: str
-    checks: tuple[Check, ...] = field(default=(), repr=False)
+    checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -53,7 +54,11 @@ class Report:
             "target": self.target,
             "level": self.level,
             "passed": self.passed,
-            "checks": [{**asdict(check), "passed": check.passed} for check in self.checks],
+            "checks": [
+                # JSON has no infinity and no NaN
+                {**asdict(check), "worst": _plain(check.worst), "passed": check.passed}
+                for check in self.checks
+            ],
             "notes": list(self.notes),
         }
 
@@ -63,6 +68,9 @@ class Report:
         if not self.passed:
             return f"FAILED: {len(self.failures)} of {len(self.checks)} checks"
         return f"{self.level}; {len(self.checks)} checks" if self.checks else self.level
+
+    def __repr__(self) -> str:
+        return f"<Report of {self.target}: {self.summary}>"
 
     def __str__(self) -> str:
         """A table with a line per property and regime and a column per float type."""
@@ -83,6 +91,10 @@ class Report:
             verdict = "ok" if all(check.passed for check in by_dtype.values()) else "FAILED"
             rows.append((name, regime, *cells, f"{first.bound:g} {first.unit}", verdict))
         return rows
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

@@ -4,6 +4,7 @@ mathematics, which is ordinary C++, executed on the CPU."""
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 import re
 import subprocess
@@ -91,6 +92,26 @@ def test_the_source_knows_every_dimension_and_its_size_does_not_depend_on_it() -
         for file in made(norm, loss).files:
             assert len(file.text.splitlines()) < 500
             assert "long long dim" in file.text
+
+
+@pytest.mark.parametrize(("loss", "parameter"), [("softmax-mse", "temperature"), ("hinge", "margin")])
+def test_the_defaults_of_the_parameters_are_in_the_code(loss: str, parameter: str) -> None:
+    header = made("l2", loss, parameters={parameter: 0.625}).text(".cuh").partition("#pragma once")[2]
+    assert f"    T {parameter} = T(0.625);  // " in header
+    standard = made("l2", loss).text(".cuh").partition("#pragma once")[2]
+    assert header.replace("T(0.625)", f"T({LOSSES[loss].parameters[0].default})") == standard
+
+
+@needs_nvrtc
+def test_a_kernel_that_the_compiler_does_not_report_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_source = nvrtc.compile_source
+
+    def without_one(*arguments: Any) -> nvrtc.Compiled:
+        compiled = compile_source(*arguments)
+        return dataclasses.replace(compiled, usage=compiled.usage[1:])
+
+    monkeypatch.setattr(nvrtc, "compile_source", without_one)
+    assert {check.name for check in verify(made("l2", "hinge")).failures} == {"kernels compiled"}
 
 
 # ---------------------------------------------------------------- the launchers, built by nvcc

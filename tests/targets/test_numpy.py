@@ -7,7 +7,8 @@ import itertools
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -486,3 +487,33 @@ def test_planted_errors_are_seen(check: Callable[..., None], old: str, new: str)
     ):
         warnings.simplefilter("ignore", RuntimeWarning)  # what is asserted has to fail, not a warning
         check(**arguments)
+
+
+# ---------------------------------------------------------------- verified at other parameters than the defaults
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss", "parameter", "values"),
+    [
+        ("l2", "softmax-mse", "temperature", (1e-5, 0.003, 0.07, 30.0, 1e10)),
+        ("l2-squared", "softmax-mse", "temperature", (0.005, 0.09, 0.18)),
+        ("l2", "softmax-nll", "temperature", (1e-5, 0.003)),
+        ("l2-squared", "softmax-nll", "temperature", (1e-5, 0.09)),
+        ("l2", "hinge", "margin", (0.0, 1e-6, 1e6)),
+        ("l2-squared", "hinge", "margin", (0.0, 1e-6, 1e6)),
+    ],
+)
+def test_right_code_passes_at_every_parameter(norm: str, loss: str, parameter: str, values: Sequence[float]) -> None:
+    for value in values:
+        report = verify(generate(differentiate(norm, loss), "numpy", parameters={parameter: value}))
+        assert report.passed, f"{parameter} {value}\n{report}"
+
+
+@pytest.mark.parametrize("temperature", [0.003, 0.07, 30.0])
+def test_wrong_code_fails_at_every_parameter(temperature: float) -> None:
+    product = generate(differentiate("l2", "softmax-mse"), "numpy", parameters={"temperature": temperature})
+    (file,) = product.files
+    for right, wrong in (("= 4 * q", "= 3.999 * q"), ("= 2 * s * s", "= 2.001 * s * s"), ("u * weight", "-u * weight")):
+        assert right in file.text
+        planted = replace(product, files=(replace(file, text=file.text.replace(right, wrong)),))
+        assert not verify(planted).passed, wrong
