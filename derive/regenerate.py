@@ -133,8 +133,8 @@ def _beside(entry: Mapping[str, Any], written: Mapping[str, Any]) -> Mapping[str
 
     The same content under the same options; nothing if the options differ.
     """
-    mine, theirs = entry.get("files"), written["files"]
-    shared = mine.keys() & theirs.keys() if isinstance(mine, dict) else set()
+    mine, theirs = dict(entry.get("files") or {}), dict(written["files"])
+    shared = mine.keys() & theirs.keys()
     if all(mine[path] == theirs[path] for path in shared):
         return entry
     if any(entry.get(option) != written[option] for option in ("dtypes", "parameters")):
