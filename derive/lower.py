@@ -16,7 +16,7 @@ import sympy as sp
 
 from . import symbols
 from .differentiate import Derivation
-from .errors import DefinitionError, StepError
+from .errors import StepError
 from .evaluate import evaluate
 from .functions import masked_ratio
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, X, run
@@ -57,21 +57,9 @@ def lower(derivation: Derivation) -> RowKernel:
         weights=tuple(weight.symbol for weight in weights),
         maps=tuple(maps),
     )
-    _refuse_parameters_in(kernel)
     kernel = _without_dead_code(_with_common_subexpressions(_in_difference_of_distances(kernel, derivation)))
     _check(kernel, derivation)
     return kernel
-
-
-def _refuse_parameters_in(kernel: RowKernel) -> None:
-    """Elementwise terms are printed where only the components are at hand."""
-    parameters = {symbols.parameter(p) for p in kernel.parameters}
-    for term in (*(r.term for r in kernel.reductions), *(m.value for m in kernel.maps)):
-        for parameter in sorted(term.free_symbols & parameters, key=str):
-            raise DefinitionError(
-                f"{kernel.objective.distance.name}: generated code cannot have the parameter {parameter} "
-                "inside sum(...) yet; write it outside"
-            )
 
 
 # ---------------------------------------------------------------- phase 1

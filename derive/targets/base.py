@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 
 from ..catalogue import Objective
-from ..errors import DeriveTripletError, UsageError
+from ..errors import DefinitionError, UsageError
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -225,11 +225,7 @@ def slots(kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter) -> d
 
     scalar: prints what is the same for all components of a row. component: prints what is not.
     """
-    for reduction in kernel.reductions:
-        if (reduction.kind, reduction.stage) != ("sum", 1):
-            raise DeriveTripletError(
-                f"{reduction.name}: no target reduces by {reduction.kind} in stage {reduction.stage}"
-            )
+    _refuse_what_no_template_has(kernel)
     reduced = kernel.differences_in(*(reduction.term for reduction in kernel.reductions))
     mapped = kernel.differences_in(*(gradient.value for gradient in kernel.maps))
     return {
@@ -240,6 +236,20 @@ def slots(kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter) -> d
         "map_differences": component.assignments(mapped),
         "maps": component.assignments(kernel.maps),
     }
+
+
+def _refuse_what_no_template_has(kernel: RowKernel) -> None:
+    for reduction in kernel.reductions:
+        if (reduction.kind, reduction.stage) != ("sum", 1):
+            how = f"{reduction.kind} in stage {reduction.stage}"
+            raise DefinitionError(f"{reduction.name}: generated code cannot reduce by {how} yet")
+    parameters = {parameter.name for parameter in kernel.parameters}
+    for term in (*(r.term for r in kernel.reductions), *(m.value for m in kernel.maps)):
+        for name in sorted(parameters & {symbol.name for symbol in term.free_symbols}):
+            where = kernel.objective.distance.name
+            raise DefinitionError(
+                f"{where}: generated code cannot have the parameter {name} inside sum(...) yet; write it outside"
+            )
 
 
 def _texts(folder: Traversable) -> dict[str, str]:

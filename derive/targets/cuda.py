@@ -28,6 +28,9 @@ FLOAT_TYPES = {"float32": FloatType("float", "f32", 4), "float64": FloatType("do
 PACKS = (1, 2, 4, 8)
 """How many packs of a row a lane may hold in registers; a row that needs more is read twice."""
 
+THREADS = 256
+"""In a block, of every launch."""
+
 
 class CudaPrinter(InfixPrinter):
     """Expressions in the scalar type T; functions are those of `functions.cuh.jinja`."""
@@ -57,12 +60,23 @@ class CudaTarget(Target):
             **slots(kernel, scalar, component),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],
             "packs": PACKS,
+            "threads": THREADS,
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:
         from ..verify.compiled import verify_compiled
 
         return verify_compiled(product, kernel_names(product), thorough)
+
+
+def fused_launch(scalar: FloatType, rows: int, dim: int, aligned: bool = True) -> tuple[str, int]:
+    """The kernel that the launcher of forward_backward starts for a batch, and in how many blocks."""
+    width = scalar.wide if aligned and dim % scalar.wide == 0 else 1
+    packs = -(-(dim // width) // 32)
+    for held in PACKS:
+        if packs <= held:
+            return f"forward_backward_by_warp<{scalar.name}, {width}, {held}>", -(-rows // (THREADS // 32))
+    return f"forward_backward_by_block<{scalar.name}, {width}>", rows
 
 
 def kernel_names(product: Product) -> tuple[str, ...]:
@@ -74,4 +88,5 @@ def kernel_names(product: Product) -> tuple[str, ...]:
             shape = f"{scalar.name}, {width}"
             names += [f"forward_backward_by_warp<{shape}, {packs}>" for packs in PACKS]
             names += [f"{kernel}_by_block<{shape}>" for kernel in ("forward_backward", "forward", "backward")]
+        names.append(f"reduce_by_block<{scalar.name}>")
     return tuple(f"{product.objective.stem}::{name}" for name in names)

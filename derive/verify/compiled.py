@@ -1,12 +1,14 @@
-"""Verification of CUDA source by compiling it: no warnings, no spilled registers, every kernel that is launched."""
+"""Verification of CUDA source: compiled without warnings and spilled registers, and executed without a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from ..targets.base import Product
+from ..targets.cuda import FLOAT_TYPES
 from . import nvcc, nvrtc
+from .executed import execute, prepare
 from .report import Check, Report
 
 _NEWEST = 100
@@ -20,10 +22,19 @@ def verify_compiled(product: Product, kernels: Sequence[str], thorough: bool) ->
     """
     checks: list[Check] = []
     levels: list[str] = []
+    executed = False
     if nvrtc.is_available():
         offered = [a for a in nvrtc.architectures() if int(a[3:]) <= _NEWEST]
         chosen = offered if thorough else offered[:1]
-        checks += _by_nvrtc(product, kernels, chosen)
+        with ThreadPoolExecutor() as pool:
+            pending = _by_nvrtc(pool, product, kernels, chosen)
+            prepare(product, thorough)
+            compiled = [(architecture, dtype, names, done()) for architecture, dtype, names, done in pending]
+        for architecture, dtype, names, result in compiled:
+            checks += _compilation(architecture, dtype, names, result)
+            if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
+                checks += execute(product, dtype, result, thorough)
+                executed = True
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
     if nvcc.find() and (thorough or not levels):
         complaint = nvcc.errors(product.files)
@@ -31,40 +42,48 @@ def verify_compiled(product: Product, kernels: Sequence[str], thorough: bool) ->
         levels.append("nvcc: all major architectures")
     if not levels:
         return Report(product.target, "rendered", notes=(_MORE,))
-    return Report(product.target, f"compiled ({'; '.join(levels)})", tuple(checks))
+    reached = "run, PTX on the CPU" if executed else "compiled"
+    return Report(product.target, f"{reached} ({'; '.join(levels)})", tuple(checks))
 
 
-def _by_nvrtc(product: Product, kernels: Sequence[str], architectures: Iterable[str]) -> list[Check]:
+_Pending = tuple[str, str, list[str], Callable[[], nvrtc.Compiled | str]]
+"""Architecture, dtype, names of the kernels, and what waits for the outcome or the compiler's complaint."""
+
+
+def _by_nvrtc(pool: Executor, product: Product, kernels: Sequence[str], architectures: Iterable[str]) -> list[_Pending]:
     header = next(file for file in product.files if file.path.endswith(".cuh"))
     # one compilation per float type: two threads then share the work of an architecture
     parts = [
-        (architecture, [kernel for kernel in kernels if f"<{scalar}," in kernel])
+        (architecture, dtype, [kernel for kernel in kernels if f"<{FLOAT_TYPES[dtype].name}" in kernel])
         for architecture in architectures
-        for scalar in sorted({kernel.partition("<")[2].partition(",")[0] for kernel in kernels})
+        for dtype in product.settings.dtypes
     ]
 
-    def compiled(part: tuple[str, list[str]]) -> nvrtc.Compiled | str:
-        architecture, names = part
+    def compiled(architecture: str, names: list[str]) -> nvrtc.Compiled | str:
         try:
             return nvrtc.compile_source(header.text, architecture, names, header.path)
         except nvrtc.NvrtcError as error:
             return str(error)
 
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(compiled, parts))
-    checks = []
-    for (architecture, names), result in zip(parts, results, strict=True):
-        scalar = names[0].partition("<")[2].partition(",")[0]
-        if isinstance(result, str):
-            checks.append(Check("compiles", architecture, scalar, 1, 0, unit="errors", detail=result))
-            continue
-        missing = len(names) - len(result.usage)
-        checks.append(Check("kernels compiled", architecture, scalar, missing, 0, unit="missing"))
-        detail = "; ".join(result.warnings)
-        checks.append(Check("warnings", architecture, scalar, len(result.warnings), 0, unit="warnings", detail=detail))
-        spilled = {kernel.name: kernel.spilled_bytes for kernel in result.usage if kernel.spilled_bytes}
-        worst = max(spilled.values(), default=0)
-        checks.append(
-            Check("spilled registers", architecture, scalar, worst, 0, unit="bytes", detail=", ".join(spilled))
-        )
-    return checks
+    return [(a, dtype, names, pool.submit(compiled, a, names).result) for a, dtype, names in parts]
+
+
+def _compilation(architecture: str, dtype: str, names: Sequence[str], result: nvrtc.Compiled | str) -> list[Check]:
+    if isinstance(result, str):
+        return [Check("compiles", architecture, dtype, 1, 0, unit="errors", detail=result)]
+    missing = len(names) - len(result.usage)
+    spilled = {kernel.name: kernel.spilled_bytes for kernel in result.usage if kernel.spilled_bytes}
+    warnings = "; ".join(result.warnings)
+    return [
+        Check("kernels compiled", architecture, dtype, missing, 0, unit="missing"),
+        Check("warnings", architecture, dtype, len(result.warnings), 0, unit="warnings", detail=warnings),
+        Check(
+            "spilled registers",
+            architecture,
+            dtype,
+            max(spilled.values(), default=0),
+            0,
+            unit="bytes",
+            detail=", ".join(spilled),
+        ),
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import mpmath
 import numpy as np
@@ -22,22 +22,30 @@ _ON_THE_KINK = ([0.0], [0.5], [0.75])  # distances without rounding
 
 @dataclass(frozen=True)
 class Regime:
-    """A batch of triplets, arrays of shape (rows, dim), and the parameters to run it with."""
+    """A batch of triplets, arrays of shape (rows, dim), and the parameters to run it with.
+
+    columns: where the components stand that are not 0 in all embeddings; None for all. Where they are 0, no distance
+    depends on them, and the gradients are 0.
+    """
 
     name: str
     x: Array
     x_pos: Array
     x_neg: Array
     parameters: Mapping[str, float]
+    columns: tuple[int, ...] | None = None
 
     @property
     def embeddings(self) -> tuple[Array, Array, Array]:
         return self.x, self.x_pos, self.x_neg
 
 
-def regimes(objective: Objective, dtype: str, parameters: Mapping[str, float]) -> Iterator[Regime]:
+def regimes(
+    objective: Objective, dtype: str, parameters: Mapping[str, float], dims: Sequence[int] = ()
+) -> Iterator[Regime]:
     """All regimes for one objective; `parameters` are the values to verify with, defaults included.
 
+    dims: numbers of components over which a few are scattered, for code that treats long rows in ways of their own.
     The batches are the same on every run and every machine.
     """
     random = np.random.Generator(np.random.PCG64(_SEED))
@@ -72,6 +80,12 @@ def regimes(objective: Objective, dtype: str, parameters: Mapping[str, float]) -
             np.concatenate([steep, -near]),
             np.concatenate([-near, steep]),
         )
+    for dim in dims:
+        columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 5, replace=False)), dim - 1)
+        scattered = [np.zeros((3, dim), dtype) for _ in range(3)]
+        for embedding in scattered:
+            embedding[:, columns] = normal(3, len(columns))
+        yield replace(regime(f"7 of {dim} components", *scattered), columns=columns)
     for changed in _parameters_on_the_kinks(objective, parameters):
         x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK)
         yield regime("on the kink", x, x_pos, x_neg, **changed)

@@ -1,0 +1,309 @@
+"""The generated kernels, compiled by NVRTC and executed: right, with the traffic they promise, and watched."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from derive_triplet import Product, differentiate, generate
+from derive_triplet.derive.targets import numpy as numpy_target
+from derive_triplet.derive.targets.cuda import PACKS
+from derive_triplet.derive.verify import nvrtc, ptx
+
+pytestmark = pytest.mark.needs("nvrtc")
+
+DIMS = (1, 3, 31, 32, 33, 128, 1000)
+BOUND = 8  # ULP at the scale of a row: sums are added in another order, and exp is another one
+SCALARS = {"float32": ("float", 4), "float64": ("double", 2)}
+
+
+@cache
+def product(norm: str, loss: str, target: str) -> Product:
+    return generate(differentiate(norm, loss), target)
+
+
+@cache
+def reference(norm: str, loss: str) -> ModuleType:
+    return numpy_target.load(product(norm, loss, "numpy"))
+
+
+@cache
+def compiled(text: str, architecture: str, names: tuple[str, ...]) -> ptx.Module:
+    result = nvrtc.compile_source(text, architecture, names, "layer.cuh")
+    return ptx.load(result.ptx, result.names)
+
+
+def module(norm: str, loss: str, dtype: str, architecture: str = "sm_75") -> tuple[ptx.Module, Product]:
+    """All kernels of one float type, and what they come from."""
+    cuda = product(norm, loss, "cuda")
+    scalar, wide = SCALARS[dtype]
+    space = cuda.objective.stem
+    names = []
+    for width in (wide, 1):
+        names += [f"{space}::forward_backward_by_warp<{scalar}, {width}, {packs}>" for packs in PACKS]
+        names += [
+            f"{space}::{kind}_by_block<{scalar}, {width}>" for kind in ("forward_backward", "forward", "backward")
+        ]
+    return compiled(cuda.text(".cuh"), architecture, tuple(names)), cuda
+
+
+def triplet(rows: int, dim: int, dtype: str) -> list[np.ndarray]:
+    """Distances of order 1, at which no loss magnifies rounding."""
+    random = np.random.default_rng(dim)
+    return [(random.normal(size=(rows, dim)) / dim**0.5).astype(dtype) for _ in range(3)]
+
+
+class Layer:
+    """Buffers of one batch, and the kernels on them."""
+
+    def __init__(self, kernels: ptx.Module, cuda: Product, batch: Sequence[np.ndarray], parameter: float) -> None:
+        self.kernels, self.space = kernels, cuda.objective.stem
+        self.weight_count = int(re.findall(r"weight_count = (\d+)", cuda.text(".cuh"))[0])
+        self.rows, self.dim = batch[0].shape
+        self.dtype = batch[0].dtype
+        self.scalar = SCALARS[self.dtype.name][0]
+        self.parameters = np.array([parameter], self.dtype)
+        self.device = ptx.Device()
+        names = ("x", "x_pos", "x_neg")
+        self.inputs = [self.device.buffer(name, values) for name, values in zip(names, batch, strict=True)]
+        self.upstream = self.device.buffer("upstream", np.linspace(1, 2, self.rows, dtype=self.dtype))
+        self.loss = self.device.empty("loss", self.rows, self.dtype)
+        self.gradients = [self.device.empty(f"grad_{name}", batch[0].shape, self.dtype) for name in names]
+
+    def run(
+        self, kernel: str, blocks: int, arguments: list[ptx.Buffer | float | None], threads: int = 256
+    ) -> ptx.Launch:
+        shape = [self.rows, self.dim]
+        structure = [self.parameters] if not kernel.startswith("backward") else []
+        program = self.kernels.kernel(f"{self.space}::{kernel}")
+        return self.device.launch(program, blocks, threads, [*self.inputs, *arguments, *shape, *structure])
+
+    def forward_backward(self, kernel: str, upstream: ptx.Buffer | None = None, factor: float = 1.0) -> ptx.Launch:
+        blocks = -(-self.rows // 8) if "by_warp" in kernel else self.rows
+        return self.run(kernel, blocks, [upstream, factor, self.loss, *self.gradients])
+
+    def fused(self, width: int) -> Iterator[str]:
+        """The kernels that a row of this length may be given to."""
+        if self.dim % width == 0:
+            for packs in PACKS:
+                if self.dim <= 32 * width * packs:
+                    yield f"forward_backward_by_warp<{self.scalar}, {width}, {packs}>"
+            yield f"forward_backward_by_block<{self.scalar}, {width}>"
+
+
+def assert_close(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray], least: float = 0.0) -> None:
+    """Within some ULP at the scale of the largest component of the row's gradients."""
+    info = np.finfo(wanted[0].dtype)
+    scale = np.max(np.abs(wanted), axis=(0, -1), keepdims=True, initial=max(least, info.tiny))
+    assert np.max(np.abs(np.array(found) - wanted) / (info.eps * scale)) <= BOUND
+
+
+CASES = [
+    ("l2", "softmax-mse", "float32", "sm_75", 1.0),
+    ("l2", "softmax-mse", "float64", "sm_75", 1.0),
+    ("l2-squared", "softmax-nll", "float32", "sm_100", 0.5),
+    ("l2", "hinge", "float64", "sm_90", 0.2),
+    ("l2-squared", "hinge", "float32", "sm_75", 0.2),
+]
+
+
+@pytest.mark.parametrize(("norm", "loss", "dtype", "architecture", "parameter"), CASES)
+def test_kernels_give_what_the_numpy_module_gives(
+    norm: str, loss: str, dtype: str, architecture: str, parameter: float
+) -> None:
+    kernels, cuda = module(norm, loss, dtype, architecture)
+    name = "margin" if loss == "hinge" else "temperature"
+    scalar, wide = SCALARS[dtype]
+    for dim in DIMS:
+        batch = triplet(9, dim, dtype)
+        wanted_loss, wanted = reference(norm, loss).value_and_grad(*batch, reduction="none", **{name: parameter})
+        for width in (wide, 1):
+            layer = Layer(kernels, cuda, batch, parameter)
+            for kernel in layer.fused(width):
+                done = layer.forward_backward(kernel)
+                assert_close([layer.loss.array()[:, None]], [wanted_loss[:, None]], 1.0)
+                assert_close([gradient.array() for gradient in layer.gradients], wanted)
+                if "by_warp" in kernel:
+                    assert_traffic(done, layer)
+            if dim % width == 0:
+                check_forward_and_backward(layer, f"{scalar}, {width}", wanted)
+
+
+def assert_traffic(done: ptx.Launch, layer: Layer) -> None:
+    """6 * rows * dim elements: every input is read once, every gradient written once."""
+    size = layer.rows * layer.dim * layer.dtype.itemsize
+    for buffer in layer.inputs:
+        assert (done.traffic[buffer.name].bytes_read, done.traffic[buffer.name].bytes_written) == (size, 0)
+    for buffer in layer.gradients:
+        assert (done.traffic[buffer.name].bytes_read, done.traffic[buffer.name].bytes_written) == (0, size)
+    assert done.traffic["loss"].bytes_written == layer.rows * layer.dtype.itemsize
+
+
+def check_forward_and_backward(layer: Layer, shape: str, wanted: Sequence[np.ndarray]) -> None:
+    """Forward saves weights, backward makes the gradients of them, times a factor and an upstream gradient."""
+    fused = layer.loss.array()
+    weights = layer.device.empty("weights", (layer.rows, layer.weight_count), layer.dtype)
+    layer.run(f"forward_by_block<{shape}>", layer.rows, [layer.loss, weights])
+    np.testing.assert_array_equal(layer.loss.array(), fused)
+    layer.run(f"backward_by_block<{shape}>", 3, [weights, layer.upstream, 0.25, *layer.gradients])
+    upstream = layer.upstream.array()[:, None]
+    scaled = [(gradient * (upstream / 4)).astype(layer.dtype) for gradient in wanted]
+    assert_close([gradient.array() for gradient in layer.gradients], scaled)
+
+
+def test_whole_sectors_are_moved_where_rows_are_aligned() -> None:
+    kernels, cuda = module("l2", "softmax-mse", "float32")
+    layer = Layer(kernels, cuda, triplet(64, 256, "float32"), 1.0)
+    done = layer.forward_backward("forward_backward_by_warp<float, 4, 2>")
+    for buffer in layer.inputs:
+        assert done.traffic[buffer.name].sectors_read * 32 == 64 * 256 * 4
+    for buffer in layer.gradients:
+        assert done.traffic[buffer.name].sectors_written * 32 == 64 * 256 * 4
+    assert done.opcodes["ld.global.nc.v4.f32"] == 3 * 64 * 64
+    assert done.opcodes["st.global.v4.f32"] == 3 * 64 * 64
+
+
+def test_a_batch_is_executed_in_well_under_a_second() -> None:
+    kernels, cuda = module("l2", "softmax-mse", "float32")
+    layer = Layer(kernels, cuda, triplet(64, 256, "float32"), 1.0)
+    layer.forward_backward("forward_backward_by_warp<float, 4, 2>")
+    start = time.process_time()
+    layer.forward_backward("forward_backward_by_warp<float, 4, 2>")
+    assert time.process_time() - start < 0.5
+
+
+def test_rows_far_beyond_32_bits_are_found() -> None:
+    far_rows_are_right(*module("l2", "softmax-mse", "float32"))
+
+
+def far_rows_are_right(kernels: ptx.Module, cuda: Product) -> None:
+    """The last rows of a batch of 2^28, of which only they are there: 2^36 bytes come before them."""
+    dim, there = 64, 8
+    rows = 2**28
+    start = (rows - there) * dim
+    batch = triplet(there, dim, "float32")
+    device = ptx.Device()
+    inputs = [device.buffer(f"x{i}", values, offset=start) for i, values in enumerate(batch)]
+    loss = device.empty("loss", there, np.float32, offset=rows - there)
+    gradients = [device.empty(f"grad{i}", (there, dim), np.float32, offset=start) for i in range(3)]
+    program = kernels.kernel(f"{cuda.objective.stem}::{BY_WARP}")
+    arguments = [*inputs, None, 1.0, loss, *gradients, rows, dim, np.float32(1)]
+    device.launch(program, rows // 8, 256, arguments, blocks=[rows // 8 - 1])
+    _, wanted = reference("l2", "softmax-mse").value_and_grad(*batch, reduction="none")
+    assert_close([gradient.array() for gradient in gradients], wanted)
+
+
+# ---------------------------------------------------------------- planted errors
+
+FIRST_BARRIER = "    __syncthreads();  // the partial sums"
+SECOND_BARRIER = "    __syncthreads();\n    return"
+BY_WARP, BY_BLOCK = "forward_backward_by_warp<float, 1, 2>", "forward_backward_by_block<float, 1>"
+
+
+def planted(*replacements: tuple[str, str], kernel: str) -> tuple[ptx.Module, Product]:
+    cuda = product("l2", "softmax-mse", "cuda")
+    text = cuda.text(".cuh")
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new)
+    return compiled(text, "sm_75", (f"{cuda.objective.stem}::{kernel}",)), cuda
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kernel", "dim", "error", "message"),
+    [
+        (FIRST_BARRIER, "// the partial sums", BY_BLOCK, 5, ptx.RaceError, "shared memory .*partial"),
+        (SECOND_BARRIER, "    return", BY_BLOCK, 5, ptx.ExecutionError, "shared memory .*partial"),
+        ("pack < packs", "pack <= packs", BY_WARP, 33, ptx.ExecutionError, "of x|of grad_x|never written"),
+        ("pack < dim / V", "pack <= dim / V", BY_BLOCK, 33, ptx.ExecutionError, "of x|of grad_x"),
+        ("pack < packs", "pack < packs - 1", BY_WARP, 33, ptx.UninitializedError, "grad_x were never written"),
+        ("0xffffffffu", "0x0000ffffu", BY_WARP, 33, ptx.DivergenceError, "member mask 0x0000ffff leaves out lane 16"),
+        ("if (lane == 0) loss", "loss", BY_WARP, 33, ptx.RaceError, "an element of loss"),
+        ("if (lane == 0) loss[i]", "if (lane == 0) loss[0]", BY_WARP, 33, ptx.RaceError, "an element of loss"),
+        ("n * 32 + lane", "n * 31 + lane", BY_WARP, 33, ptx.RaceError, "an element of grad_x"),
+        ("lane < warps ? partial[lane] : Sums<T>{}", "partial[lane]", BY_BLOCK, 5, ptx.UninitializedError, "shared"),
+        (
+            "    __syncthreads();\n    return",
+            "    if (lane < warps) __syncthreads();\n    return",
+            BY_BLOCK,
+            5,
+            ptx.DivergenceError,
+            "lanes of the member mask 0xffffffff do not take part: .* waits at line",
+        ),
+    ],
+)
+def test_an_error_planted_into_a_kernel_is_reported(
+    old: str, new: str, kernel: str, dim: int, error: type[ptx.ExecutionError], message: str
+) -> None:
+    batch = triplet(12, dim, "float32")
+    layer = Layer(*planted((old, new), kernel=kernel), batch, 1.0)
+    with pytest.raises(error, match=message) as caught:
+        layer.run(kernel, 2, [None, 1.0, layer.loss, *layer.gradients])
+        for buffer in layer.gradients:
+            buffer.array()
+    if caught.value.kernel:
+        assert caught.value.kernel == f"{layer.space}::{kernel}"
+        assert caught.value.line > 0
+
+
+def test_wide_loads_of_unaligned_rows_are_reported() -> None:
+    kernels, cuda = module("l2", "softmax-mse", "float32")
+    layer = Layer(kernels, cuda, triplet(3, 34, "float32"), 1.0)
+    with pytest.raises(ptx.MisalignedError, match=r"16 bytes at .* offset 136 of x, which is not a multiple of 16"):
+        layer.forward_backward("forward_backward_by_warp<float, 4, 1>")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("const index_t start = i * dim;", "const int start = int(i) * int(dim);"),
+        ("index_t(blockIdx.x)", "int(blockIdx.x)"),
+    ],
+)
+def test_an_index_of_32_bits_is_reported(old: str, new: str) -> None:
+    with pytest.raises(ptx.ExecutionError, match=r"x0|loss"):
+        far_rows_are_right(*planted((old, new), kernel=BY_WARP))
+
+
+# ---------------------------------------------------------------- the functions of CUDA
+
+FUNCTIONS = {
+    "expf(v)": (np.exp, -20, 20, 2),
+    "logf(v)": (np.log, 1e-6, 50, 2),
+    "log1pf(v)": (np.log1p, -0.9, 50, 2),
+    "expm1f(v)": (np.expm1, -3, 3, 2),
+    "sinf(v)": (np.sin, -1e6, 1e6, 2),  # the large ones with a table in local memory
+    "tanhf(v)": (np.tanh, -3, 3, 3),
+    "rsqrtf(v)": (lambda v: 1 / np.sqrt(v), 1e-3, 1e3, 2),
+    "powf(v, 2.5f)": (lambda v: v**2.5, 1e-2, 1e2, 4),
+    "cbrtf(v)": (np.cbrt, -10, 10, 2),
+    "fmodf(v, 3.f)": (lambda v: np.fmod(v, 3), -1e3, 1e3, 0.5),
+    "(float)exp((double)v)": (np.exp, -20, 20, 0.5001),
+    "(float)pow((double)v, 1.5)": (lambda v: v**1.5, 1e-2, 1e2, 0.5001),  # a function that is called
+    "(float)log1p((double)v)": (np.log1p, -0.9, 50, 0.5001),
+    "(float)((double)v / 3.0)": (lambda v: v / 3, -10, 10, 0.5001),
+}
+
+
+def test_functions_of_the_cuda_library_are_as_accurate_as_they_promise() -> None:
+    """End to end: their code uses most of the instructions, and is wrong by far if one of these is."""
+    lines = [f"out[{i} * n + k] = " + re.sub(r"\bv\b", f"in[{i} * n + k]", text) for i, text in enumerate(FUNCTIONS)]
+    head = 'extern "C" __global__ void functions(const float* in, float* out, int n) { const int k = threadIdx.x;'
+    source = f"{head} {'; '.join(lines)}; }}"
+    n = 256
+    random = np.random.default_rng(0)
+    values = np.array([random.uniform(low, high, n) for _, low, high, _ in FUNCTIONS.values()], np.float32)
+    for architecture in ("sm_75", "sm_100"):
+        device = ptx.Device()
+        inputs, out = device.buffer("in", values), device.empty("out", values.shape, np.float32)
+        device.launch(compiled(source, architecture, ()).kernel("functions"), 1, n, [inputs, out, n])
+        for (text, (function, _, _, bound)), given, found in zip(FUNCTIONS.items(), values, out.array(), strict=True):
+            exact = function(given.astype(np.float64))
+            errors = np.abs(found - exact) / np.spacing(np.abs(exact).astype(np.float32))
+            assert np.max(errors) <= bound, (text, architecture, float(given[np.argmax(errors)]))
