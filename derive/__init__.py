@@ -21,6 +21,8 @@ Derivation
     stabilise      the identities that make a loss accurate
     properties     bounds, and kinks
     second         second derivatives: the blocks of the Hessian
+CUDA
+    launches       the kernels that there are, and which one a launcher starts
 Proofs
     proof          the displays of a document, and the words that hold a formula
     table          the gradients at one triplet, by formula and by differences

@@ -101,7 +101,7 @@ def random_triplet(dtype: str = "float64") -> list[np.ndarray[Any, Any]]:
     ("target", "suffixes", "level"),
     [
         pytest.param("numpy", [".py"], "run (NumPy"),
-        pytest.param("cuda", [".cuh", ".cu"], "compiled (NVRTC", marks=pytest.mark.needs("nvrtc")),
+        pytest.param("cuda", [".cuh", ".cu"], "run, PTX on the CPU (NVRTC", marks=pytest.mark.needs("nvrtc")),
     ],
 )
 def test_main_command_writes_the_files_and_says_what_was_derived_written_and_verified(

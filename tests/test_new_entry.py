@@ -96,9 +96,9 @@ def test_the_generated_numpy_module_is_verified(objective: Objective) -> None:
 
 @pytest.mark.needs("nvrtc")
 def test_the_generated_cuda_source_compiles() -> None:
-    report = verify(product(Objective(SCALED, RATIO), "cuda"))
+    report = verify(product(Objective(SCALED, LOSSES["softmax-nll"]), "cuda"))
     assert report.passed, str(report)
-    assert report.level.startswith("compiled")
+    assert report.level.startswith("run, PTX on the CPU")
 
 
 KINKS = (Singularity("sum(abs(x - y))", "x_k = y_k for some k", "a component has a kink there"),)

@@ -77,4 +77,9 @@ class LatexTarget(Target):
     def verify(self, product: Product, thorough: bool = False) -> Report:
         from ..verify.documents import verify_latex
 
-        return verify_latex(product, thorough)
+        return verify_latex(product, self.document_again(product), thorough)
+
+    @staticmethod
+    def document_again(product: Product) -> str:
+        """The text of the document, generated once more."""
+        return LatexTarget().generate(product.derivation, product.kernel, product.settings).files[0].text

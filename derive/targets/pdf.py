@@ -42,4 +42,4 @@ class PdfTarget(LatexTarget):
     def verify(self, product: Product, thorough: bool = False) -> Report:
         from ..verify.documents import verify_pdf
 
-        return verify_pdf(product, thorough)
+        return verify_pdf(product, self.document_again(product), thorough)

@@ -216,13 +216,12 @@ def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: 
         x, x_pos, x_neg = (random.uniform(-size, size, shape).astype(dtype) for _ in _EMBEDDINGS)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
-        pairs = [(loss_turned, loss), *zip(gradients_turned, gradients, strict=True)]
-        for found, wanted in pairs:
-            # a gradient is judged within its row, a loss, which may have cancelled, as the distances are
-            is_loss = wanted.ndim == 1
-            largest = np.max(np.abs(wanted), axis=-1, keepdims=True, initial=float(is_loss)).astype(np.float64)
-            unit = np.finfo(dtype).eps * np.flip(largest) + np.finfo(dtype).tiny
-            worst = _worst(worst, np.abs(np.asarray(found, np.float64) - np.flip(wanted)), unit)
+        found, wanted = np.asarray(gradients_turned, np.float64)[:, ::-1, ::-1], np.asarray(gradients, np.float64)
+        # gradients are judged at the largest of their row, a loss, which may have cancelled, as the distances are
+        largest = np.max(np.abs(wanted), axis=(0, 2), keepdims=True)
+        worst = _worst(worst, np.abs(found - wanted), np.finfo(dtype).eps * largest + np.finfo(dtype).tiny)
+        size = np.maximum(np.abs(loss.astype(np.float64)), 1)
+        worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), np.finfo(dtype).eps * size)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+from ..launches import kernel_names
 from ..targets.base import Product
-from ..targets.cuda import FLOAT_TYPES
 from . import nvcc, nvrtc
 from .executed import execute, prepare
 from .report import Check, Report
@@ -15,7 +15,7 @@ _NEWEST = 100
 _MORE = "pip install 'derive-triplet[cuda]' brings the compiler NVRTC, which needs no GPU"
 
 
-def verify_compiled(product: Product, kernels: Sequence[str], thorough: bool) -> Report:
+def verify_compiled(product: Product, thorough: bool) -> Report:
     """Compile a product's header with NVRTC, else its launchers with nvcc; `thorough` does both, for all architectures.
 
     Quick verification takes the oldest architecture, whose registers are the scarcest.
@@ -27,7 +27,7 @@ def verify_compiled(product: Product, kernels: Sequence[str], thorough: bool) ->
         offered = [a for a in nvrtc.architectures() if int(a[3:]) <= _NEWEST]
         chosen = offered if thorough else offered[:1]
         with ThreadPoolExecutor() as pool:
-            pending = _by_nvrtc(pool, product, kernels, chosen)
+            pending = _by_nvrtc(pool, product, chosen)
             prepare(product, thorough)
             compiled = [(architecture, dtype, names, done()) for architecture, dtype, names, done in pending]
         for architecture, dtype, names, result in compiled:
@@ -50,11 +50,11 @@ _Pending = tuple[str, str, list[str], Callable[[], nvrtc.Compiled | str]]
 """Architecture, dtype, names of the kernels, and what waits for the outcome or the compiler's complaint."""
 
 
-def _by_nvrtc(pool: Executor, product: Product, kernels: Sequence[str], architectures: Iterable[str]) -> list[_Pending]:
+def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str]) -> list[_Pending]:
     header = next(file for file in product.files if file.path.endswith(".cuh"))
     # one compilation per float type: two threads then share the work of an architecture
     parts = [
-        (architecture, dtype, [kernel for kernel in kernels if f"<{FLOAT_TYPES[dtype].name}" in kernel])
+        (architecture, dtype, list(kernel_names(product.objective.stem, [dtype])))
         for architecture in architectures
         for dtype in product.settings.dtypes
     ]

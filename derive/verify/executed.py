@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..launches import FLOAT_TYPES, PACKS, THREADS, fused_launch
 from ..targets.base import Product
-from ..targets.cuda import FLOAT_TYPES, PACKS, THREADS, fused_launch
 from . import ptx
 from .checks import remember, run_checks
 from .nvrtc import Compiled

@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from derive_triplet import DISTANCES, LOSSES, Product, Report, differentiate, generate, verify
-from derive_triplet.derive.targets.cuda import FLOAT_TYPES, PACKS, THREADS, fused_launch, kernel_names
+from derive_triplet.derive.launches import FLOAT_TYPES, PACKS, THREADS, fused_launch, kernel_names
 from derive_triplet.derive.verify import executed, ptx
 
 pytestmark = pytest.mark.needs("nvrtc")
@@ -68,7 +68,7 @@ def test_a_thorough_verification_launches_every_kernel(dtype: str, monkeypatch: 
     monkeypatch.setattr("derive_triplet.derive.verify.nvrtc.architectures", lambda: ("sm_75",))
     report = verify(made("l2", "hinge", dtype), thorough=True)
     assert report.passed, str(report)
-    assert {f"triplet_hinge_l2::{kernel}" for kernel in launched} == set(kernel_names(made("l2", "hinge", dtype)))
+    assert {f"triplet_hinge_l2::{kernel}" for kernel in launched} == set(kernel_names("triplet_hinge_l2", [dtype]))
 
 
 @pytest.mark.parametrize("dtype", FLOAT_TYPES)

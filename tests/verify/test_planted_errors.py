@@ -188,8 +188,8 @@ def cuda_product() -> Product:
 def test_verification_of_cuda_passes_without_an_error(cuda_product: Product) -> None:
     report = verify(cuda_product)
     assert report.passed
-    assert report.level.startswith("compiled (NVRTC")
-    assert {check.name for check in report.checks} == {"kernels compiled", "warnings", "spilled registers"}
+    assert report.level.startswith("run, PTX on the CPU (NVRTC")
+    assert {check.name for check in report.checks} >= {"kernels compiled", "warnings", "spilled registers", "gradient"}
 
 
 @pytest.mark.needs("nvrtc")

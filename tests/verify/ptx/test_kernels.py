@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from derive_triplet import Product, differentiate, generate
+from derive_triplet.derive.launches import PACKS
 from derive_triplet.derive.targets import numpy as numpy_target
-from derive_triplet.derive.targets.cuda import PACKS
 from derive_triplet.derive.verify import nvrtc, ptx
 
 pytestmark = pytest.mark.needs("nvrtc")
