@@ -220,8 +220,8 @@ def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: 
         # gradients are judged at the largest of their row, a loss, which may have cancelled, as the distances are
         largest = np.max(np.abs(wanted), axis=(0, 2), keepdims=True)
         worst = _worst(worst, np.abs(found - wanted), np.finfo(dtype).eps * largest + np.finfo(dtype).tiny)
-        size = np.maximum(np.abs(loss.astype(np.float64)), 1)
-        worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), np.finfo(dtype).eps * size)
+        least = np.maximum(np.abs(loss.astype(np.float64)), 1)
+        worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), np.finfo(dtype).eps * least)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)
 
 
