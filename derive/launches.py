@@ -33,14 +33,18 @@ def fused_launch(scalar: FloatType, rows: int, dim: int, aligned: bool = True) -
     return f"forward_backward_by_block<{scalar.name}, {width}>", rows
 
 
-def kernel_names(stem: str, dtypes: Iterable[str]) -> tuple[str, ...]:
-    """Every instantiation of a kernel that the launchers of an objective use, in the namespace `stem`."""
+def kernel_names(stem: str, dtypes: Iterable[str], held: Iterable[int] = PACKS) -> tuple[str, ...]:
+    """Every instantiation of a kernel that the launchers of an objective use, in the namespace `stem`.
+
+    held: how many packs of a row its lanes hold, where a warp takes a row.
+    """
+    held = tuple(held)
     names = []
     for dtype in dtypes:
         scalar = FLOAT_TYPES[dtype]
         for width in (scalar.wide, 1):
             shape = f"{scalar.name}, {width}"
-            names += [f"forward_backward_by_warp<{shape}, {packs}>" for packs in PACKS]
+            names += [f"forward_backward_by_warp<{shape}, {packs}>" for packs in held]
             names += [f"{kernel}_by_block<{shape}>" for kernel in ("forward_backward", "forward", "backward")]
         names.append(f"reduce_by_block<{scalar.name}>")
     return tuple(f"{stem}::{name}" for name in names)

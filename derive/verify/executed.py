@@ -16,15 +16,13 @@ from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
 
-_SHAPES = {False: ((41, 2),), True: ((1_003, 2), (3, 5_003))}
+_SHAPES = ((1_003, 2), (3, 5_003))
 _EMBEDDINGS = ("x", "x_pos", "x_neg")
 
 
-def prepare(product: Product, thorough: bool) -> None:
-    """Compute the reference that `execute` needs, which can be done while the compiler is at work."""
-    parameters = product.settings.values(product.objective)
-    for dtype in product.settings.dtypes:
-        remember(product.objective, dtype, parameters, _dims(dtype, thorough))
+def prepare(product: Product, dtype: str, thorough: bool) -> None:
+    """Compute the reference that `execute` will need."""
+    remember(product.objective, dtype, product.settings.values(product.objective), _dims(dtype, thorough))
 
 
 def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) -> list[Check]:
@@ -41,7 +39,7 @@ def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) ->
         parameters,
         product.derivation.distance.translation_invariant,
         dims=_dims(dtype, thorough),
-        shapes=_SHAPES[thorough],
+        shapes=_SHAPES if thorough else (),
         at_once=True,
     )
     widths = (FLOAT_TYPES[dtype].wide, 1) if thorough else (1,)
@@ -66,7 +64,7 @@ def _dims(dtype: str, thorough: bool) -> tuple[int, ...]:
     wide, most = FLOAT_TYPES[dtype].wide, PACKS[-1]
     beyond = (32 * wide * most + wide, 32 * most + 1)  # a block for a row
     if not thorough:
-        return (63, *beyond)
+        return beyond
     return (*(32 * wide * packs - wide for packs in PACKS), *(32 * packs - 1 for packs in PACKS), *beyond)
 
 

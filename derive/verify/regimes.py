@@ -81,11 +81,11 @@ def regimes(
             np.concatenate([-near, steep]),
         )
     for dim in dims:
-        columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 5, replace=False)), dim - 1)
+        columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 2, replace=False)), dim - 1)
         scattered = [np.zeros((3, dim), dtype) for _ in range(3)]
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))
-        yield replace(regime(f"7 of {dim} components", *scattered), columns=columns)
+        yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
     for changed in _parameters_on_the_kinks(objective, parameters):
         x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK)
         yield regime("on the kink", x, x_pos, x_neg, **changed)

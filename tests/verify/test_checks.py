@@ -189,7 +189,7 @@ def test_the_reduction_check_sees_a_wrong_loss_or_gradient(reduction: str, facto
 def test_the_taylor_check_sees_a_loss_that_the_gradients_do_not_belong_to(bad: Callable[[Any], Any]) -> None:
     # the loss is right at every point that is compared with the reference, and nowhere else
     of = objective("l2", "softmax-mse")
-    known = {row.tobytes() for regime in regimes(of, "float64", PARAMETERS, checks._DIMS) for row in regime.x}
+    known = {row.tobytes() for regime in regimes(of, "float64", PARAMETERS, checks.DIMS) for row in regime.x}
 
     def off_between(batch: Batch, reduction: str, loss: Any, gradients: list[Any]) -> Result:
         elsewhere = np.array([row.tobytes() not in known for row in batch[0]])

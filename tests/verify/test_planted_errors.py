@@ -18,7 +18,7 @@ from derive_triplet import DISTANCES, LOSSES, Product, Report, differentiate, ge
 from derive_triplet.derive.lower import lower
 from derive_triplet.derive.targets.base import Settings
 from derive_triplet.derive.targets.numpy import NumpyTarget
-from derive_triplet.derive.verify import nvrtc
+from derive_triplet.derive.verify import nvcc, nvrtc
 
 OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
 
@@ -194,8 +194,13 @@ def test_verification_of_cuda_passes_without_an_error(cuda_product: Product) -> 
 
 @pytest.mark.needs("nvrtc")
 @pytest.mark.parametrize("plant", CUDA_PLANTS, ids=lambda plant: plant.name)
-def test_verification_fails_on_an_error_in_the_header(cuda_product: Product, plant: Plant) -> None:
-    report = verify(plant.into(cuda_product, ".cuh"))
+def test_verification_fails_on_an_error_in_the_header(
+    cuda_product: Product, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest = nvrtc.architectures()[:1]
+    monkeypatch.setattr(nvrtc, "architectures", lambda: oldest)
+    monkeypatch.setattr(nvcc, "find", lambda: None)
+    report = verify(plant.into(cuda_product, ".cuh"), thorough=True)  # all kernels, also those that need most registers
     assert not report.passed
     assert all(check.name.startswith(plant.seen_by) and check.detail for check in report.failures)
 
