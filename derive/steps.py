@@ -181,8 +181,7 @@ def _differentiated(expr: sp.Expr) -> sp.Expr:
 @cache
 def _derivative(expr: sp.Expr, variable: sp.Expr) -> sp.Expr:
     """By the chain rule at the sums, where SymPy alone is slow; Derivative.doit would also look for closed forms."""
-    held = symbols.stand_ins(expr)
-    outer, back = expr.xreplace(held), {symbol: total for total, symbol in held.items()}
+    outer, back = symbols.without_sums(expr)
     inside = (slope * sp.diff(total, variable) for total, slope in symbols.derivatives_in_sums(expr).items())
     return sp.Add(sp.diff(outer, variable).xreplace(back) if outer.has(_base(variable)) else 0, *inside)
 

@@ -80,9 +80,10 @@ def distances_of(objective: Objective) -> dict[sp.Symbol, sp.Expr]:
     }
 
 
-def stand_ins(expr: sp.Expr) -> dict[sp.Basic, sp.Dummy]:
-    """An indeterminate for each sum in `expr`, in an order that does not change."""
-    return {total: stand_in(total) for total in sorted(expr.atoms(sp.Sum), key=sp.default_sort_key)}
+def without_sums(expr: sp.Expr) -> tuple[sp.Expr, dict[sp.Dummy, sp.Sum]]:
+    """`expr` with an indeterminate for each sum, and what they stand for, in an order that does not change."""
+    sums = sorted(expr.atoms(sp.Sum), key=sp.default_sort_key)
+    return expr.xreplace({total: stand_in(total) for total in sums}), {stand_in(total): total for total in sums}
 
 
 @cache  # SymPy remembers what it found out about a symbol
@@ -100,6 +101,5 @@ def partial_derivative(expr: sp.Expr, component: sp.Indexed) -> sp.Expr:
 @cache
 def derivatives_in_sums(expr: sp.Expr) -> Mapping[sp.Sum, sp.Expr]:
     """The partial derivatives of `expr` in the sums that it holds, each sum taken as an indeterminate."""
-    indeterminate = stand_ins(expr)
-    outer, back = expr.xreplace(indeterminate), {symbol: total for total, symbol in indeterminate.items()}
+    outer, back = without_sums(expr)
     return MappingProxyType({total: sp.diff(outer, symbol).xreplace(back) for symbol, total in back.items()})

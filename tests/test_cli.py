@@ -241,7 +241,7 @@ def test_what_is_not_text_is_not_printed() -> None:
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
-    command = [sys.executable, "-m", "derive_triplet", "--no-verify", "--norm", "all", "--loss", "all"]
+    command = [sys.executable, "-m", "derive_triplet.cli", "--no-verify", "--norm", "all", "--loss", "all"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr

@@ -18,7 +18,7 @@ from .report import Check
 BOUND = 4.0
 """Largest accepted error in ULPs of the result type, at the scale that `reference.Exact` defines."""
 
-_EMBEDDINGS = ("x", "x_pos", "x_neg")
+EMBEDDINGS = ("x", "x_pos", "x_neg")
 DIMS = (5_003,)
 """Numbers of components at which no code should do anything of its own."""
 
@@ -125,7 +125,7 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
     for row in range(len(regime.x)):
         expected = _cached_reference(objective, regime, row)
         _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, dtype), f"row {row}")
-        for name, found in zip(_EMBEDDINGS, gradients, strict=True):
+        for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = found[row] if regime.columns is None else found[row][list(regime.columns)]
             errors = ulps(held, expected.gradients[name], dtype, floor)
             if np.count_nonzero(found[row]) > np.count_nonzero(held):
@@ -216,7 +216,7 @@ def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: 
     worst = 0.0
     for shape in shapes:
         size = 1 / math.sqrt(shape[1])  # distances of order 1, at which no loss magnifies rounding
-        x, x_pos, x_neg = (random.uniform(-size, size, shape).astype(dtype) for _ in _EMBEDDINGS)
+        x, x_pos, x_neg = (random.uniform(-size, size, shape).astype(dtype) for _ in EMBEDDINGS)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
         found, wanted = np.asarray(gradients_turned, np.float64)[:, ::-1, ::-1], np.asarray(gradients, np.float64)

@@ -11,13 +11,12 @@ import numpy as np
 from ..launches import FLOAT_TYPES, PACKS, THREADS, fused_launch
 from ..targets.base import Product
 from . import ptx
-from .checks import remember, run_checks
+from .checks import EMBEDDINGS, remember, run_checks
 from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
 
 _SHAPES = ((1_003, 2), (3, 5_003))
-_EMBEDDINGS = ("x", "x_pos", "x_neg")
 
 
 def prepare(product: Product, dtype: str, thorough: bool) -> None:
@@ -94,9 +93,12 @@ class PtxRunner:
         loss = layer.loss.array() if reduction == "none" else layer.reduced(factor)
         return loss, [gradient.array() for gradient in layer.gradients]
 
-    def layer(self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array | None = None) -> Layer:
+    def layer(
+        self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array | None = None, first: int = 0
+    ) -> Layer:
         """The batch in the memory of a device of its own."""
-        return Layer(self, batch, np.array([parameters[name] for name in self.names], batch[0].dtype), upstream)
+        values = np.array([parameters[name] for name in self.names], batch[0].dtype)
+        return Layer(self, batch, values, upstream, first)
 
 
 class Layer:
@@ -106,7 +108,7 @@ class Layer:
     """
 
     def __init__(
-        self, runner: PtxRunner, batch: Sequence[Array], parameters: Array, upstream: Array | None, first: int = 0
+        self, runner: PtxRunner, batch: Sequence[Array], parameters: Array, upstream: Array | None, first: int
     ) -> None:
         self.runner, self.parameters = runner, parameters
         self.device, dtype = ptx.Device(), batch[0].dtype
@@ -118,11 +120,11 @@ class Layer:
             return self.device.empty(name, shape, dtype, offset=first * math.prod(shape[1:]))
 
         self.inputs = [
-            self.device.buffer(name, array, offset=first * dim) for name, array in zip(_EMBEDDINGS, batch, strict=True)
+            self.device.buffer(name, array, offset=first * dim) for name, array in zip(EMBEDDINGS, batch, strict=True)
         ]
         self.upstream = None if upstream is None else self.device.buffer("upstream", upstream)
         self.loss, self.weights = empty("loss", rows), empty("weights", rows, runner.weights)
-        self.gradients = [empty(f"grad_{name}", rows, dim) for name in _EMBEDDINGS]
+        self.gradients = [empty(f"grad_{name}", rows, dim) for name in EMBEDDINGS]
 
     def fused(self, kernel: str, blocks: int, factor: float = 1.0, only: Sequence[int] | None = None) -> ptx.Launch:
         arguments = [self.upstream, factor, self.loss, *self.gradients, *self.shape, self.parameters]
@@ -152,6 +154,10 @@ class Layer:
         return self.device.launch(program, blocks, THREADS, [*self.inputs, *arguments], blocks=only)
 
 
+def _differing(found: Sequence[Array], wanted: Sequence[Array]) -> int:
+    return sum(int(np.count_nonzero(a != b)) for a, b in zip(found, wanted, strict=True))
+
+
 def _upstream(runner: PtxRunner, dtype: str, parameters: Mapping[str, float], widths: Iterable[int]) -> int:
     """How many numbers differ, in one kernel and in two, from gradients multiplied by powers of 2 afterwards."""
     random = np.random.Generator(np.random.PCG64(0))
@@ -170,7 +176,7 @@ def _upstream(runner: PtxRunner, dtype: str, parameters: Mapping[str, float], wi
                 layer.in_two(width, factor)
             else:
                 layer.fused(f"forward_backward_by_block{shape}>", 3, factor)
-            differ += sum(int(np.count_nonzero(a != b)) for a, b in zip(layer.results(), wanted, strict=True))
+            differ += _differing(layer.results(), wanted)
     return differ
 
 
@@ -178,9 +184,8 @@ def _far(runner: PtxRunner, dtype: str, parameters: Mapping[str, float]) -> int:
     """How many numbers of the last rows of a batch of 2^34 elements differ from those of a small batch."""
     random = np.random.Generator(np.random.PCG64(0))
     batch = [random.uniform(-1, 1, (8, 64)).astype(dtype) for _ in range(3)]
-    values = np.array([parameters[name] for name in runner.names], dtype)
     kernel, _ = fused_launch(FLOAT_TYPES[dtype], *batch[0].shape)
-    near, far = Layer(runner, batch, values, None), Layer(runner, batch, values, None, first=2**28 - 8)
+    near, far = runner.layer(batch, parameters), runner.layer(batch, parameters, first=2**28 - 8)
     near.fused(kernel, 1)
     far.fused(kernel, 2**28 // 8, only=[2**28 // 8 - 1])
-    return sum(int(np.count_nonzero(a != b)) for a, b in zip(near.results(), far.results(), strict=True))
+    return _differing(near.results(), far.results())
