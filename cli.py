@@ -67,7 +67,7 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Where to, as DIR/<target>/...; '-' prints.",
 )
-@click.option("--dtype", "dtypes", multiple=True, metavar="D", help="float32, float64 or 'all'. [default: all]")
+@click.option("--dtype", "dtypes", multiple=True, metavar="D", help="Float type, or 'all'. [default: float32, float64]")
 @_parameter_options
 @click.option(
     "--verify/--no-verify",

@@ -21,6 +21,9 @@ Derivation
     stabilise      the identities that make a loss accurate
     properties     bounds, and kinks
     second         second derivatives: the blocks of the Hessian
+Numbers
+    formats        the float types: what each can hold
+    rescale        a kernel on scaled differences, for rows whose sums leave the range of the type
 CUDA
     launches       the kernels that there are, and which one a launcher starts
 Proofs

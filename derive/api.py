@@ -13,7 +13,7 @@ from .differentiate import Derivation
 from .differentiate import differentiate as _differentiate
 from .errors import UsageError
 from .lower import lower
-from .targets.base import DTYPES, Product, Settings
+from .targets.base import Product, Settings, Target
 from .targets.registry import targets
 from .verify.report import Report
 
@@ -57,13 +57,13 @@ def generate(
     derivation: Derivation,
     target: str = "numpy",
     *,
-    dtypes: Iterable[str] = DTYPES,
+    dtypes: Iterable[str] | None = None,
     parameters: Mapping[str, float] | None = None,
     engine: str = "",
 ) -> Product:
     """The source of one target; nothing is written.
 
-    dtypes: the float types to generate for.
+    dtypes: the float types to generate for; None for the target's usual ones.
     parameters: default values that differ from the catalogue's, such as ``{"temperature": 0.5}``.
     engine: the program that finishes the files, where a target needs one; '' for the first that is found.
     Raises `UsageError` for an unknown target, dtype or parameter, and for a value outside its domain.
@@ -72,15 +72,20 @@ def generate(
     known = {parameter.name: parameter for parameter in of.parameters}
     for name in parameters or {}:
         lookup(known, name, f"parameter of {of.loss.name} on {of.distance.name}")
-    asked = (dtypes,) if isinstance(dtypes, str) else tuple(dtypes)
-    chosen = tuple(dtype for dtype in DTYPES if dtype in asked)
-    for dtype in asked:
-        lookup(dict.fromkeys(DTYPES), dtype, "dtype")
-    if not chosen:
-        raise UsageError(f"no dtype was given; choose from {', '.join(DTYPES)}")
     maker = lookup(targets(), target, "target")
+    chosen = _dtypes((dtypes,) if isinstance(dtypes, str) else dtypes, maker)
     settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()}, engine)
     return maker.generate(derivation, _lowered(derivation), settings)
+
+
+def _dtypes(asked: Iterable[str] | None, maker: Target) -> tuple[str, ...]:
+    """What is asked of a target, in its own order. Raises `UsageError` for a type that it does not have, or none."""
+    if asked is None:
+        return maker.usual_dtypes
+    chosen = _chosen(tuple(asked), dict.fromkeys(maker.dtypes), f"dtype of {maker.name}")
+    if not chosen:
+        raise UsageError(f"no dtype was given; choose from {', '.join(maker.dtypes)}")
+    return tuple(sorted(chosen, key=maker.dtypes.index))
 
 
 def verify(product: Product, *, thorough: bool = False) -> Report:
@@ -115,9 +120,9 @@ def requests_for(
 
     Raises `UsageError` for an unknown name, a value outside its domain, or a parameter that no objective has.
     """
-    chosen_dtypes = tuple(sorted(_chosen(dtypes or ("all",), dict.fromkeys(DTYPES), "dtype"), key=DTYPES.index))
     requests, used = [], set()
     for target in _chosen(target_names, targets(), "target"):
+        chosen_dtypes = _dtypes(dtypes or None, targets()[target])
         for loss in _chosen(losses, LOSSES, "loss"):
             for norm in _chosen(norms, DISTANCES, "norm"):
                 own = {p.name: p for p in objective(norm, loss).parameters}

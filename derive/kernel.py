@@ -9,7 +9,7 @@ The work per row is O(n) and the size of the program does not depend on n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ import sympy as sp
 
 from . import symbols
 from .catalogue import Objective, Parameter
+from .errors import StepError
 from .evaluate import Point, evaluate
 from .functions import Node
+from .steps import DIGITS
 
 # a component of each embedding
 X, X_POS, X_NEG = (sp.Symbol(name, real=True) for name in symbols.EMBEDDINGS)
@@ -106,3 +108,10 @@ def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
     for assignment in kernel.scalars:
         scalars[assignment.symbol] = evaluate(assignment.value, Point(1, {}, scalars))
     return scalars[kernel.loss], {m.name.removeprefix("grad_"): list(elementwise(m.value)) for m in kernel.maps}
+
+
+def agree(found: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Raise `StepError` where two lists of mpmath numbers differ by more than 50 digits allow."""
+    for a, b in zip(found, expected, strict=True):
+        if not abs(a - b) <= mpmath.mpf(10) ** -DIGITS * max(abs(b), mpmath.mpf(10) ** -6):
+            raise StepError(f"{a} is not {b}")

@@ -2,49 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 @dataclass(frozen=True)
 class FloatType:
-    """A C++ float type: its name, the suffix of its launchers, and how many fit in a 16-byte access."""
+    """A type of embeddings and gradients.
 
-    name: str
+    storage: its C++ name in a kernel. arithmetic: the type that it is computed in, and that losses have.
+    argument: what a launcher's pointers point to. suffix: of its launchers. size: in bytes.
+    """
+
+    storage: str
+    arithmetic: str
+    argument: str
     suffix: str
-    wide: int
+    size: int
+
+    @property
+    def wide(self) -> int:
+        """How many fit in a 16-byte access."""
+        return 16 // self.size
 
 
-FLOAT_TYPES = {"float32": FloatType("float", "f32", 4), "float64": FloatType("double", "f64", 2)}
-PACKS = (1, 2, 4, 8)
-"""How many packs of a row a lane may hold in registers; a row that needs more is read twice."""
+FLOAT_TYPES: Mapping[str, FloatType] = MappingProxyType(
+    {
+        "float32": FloatType("float", "float", "float", "f32", 4),
+        "float64": FloatType("double", "double", "double", "f64", 8),
+        "float16": FloatType("Half", "float", "__half", "f16", 2),
+        "bfloat16": FloatType("BFloat16", "float", "__nv_bfloat16", "bf16", 2),
+    }
+)
 
 THREADS = 256
-"""In a block, of every launch."""
+"""In a block, of every launch that takes rows."""
+REDUCTION_THREADS = 1024
+"""In the block that adds up the losses."""
 
 
-def fused_launch(scalar: FloatType, rows: int, dim: int, aligned: bool = True) -> tuple[str, int]:
-    """The kernel that the launcher of forward_backward starts for a batch, and in how many blocks."""
-    width = scalar.wide if aligned and dim % scalar.wide == 0 else 1
-    packs = -(-(dim // width) // 32)
-    for held in PACKS:
-        if packs <= held:
-            return f"forward_backward_by_warp<{scalar.name}, {width}, {held}>", -(-rows // (THREADS // 32))
-    return f"forward_backward_by_block<{scalar.name}, {width}>", rows
+@dataclass(frozen=True)
+class Team:
+    """The threads that share a row. held: how many packs of it each may hold in registers, so that it is read once."""
+
+    name: str
+    threads: int
+    held: tuple[int, ...]
+
+    @property
+    def reach(self) -> int:
+        """The packs of the longest row that it holds."""
+        return self.threads * self.held[-1]
 
 
-def kernel_names(stem: str, dtypes: Iterable[str], held: Iterable[int] = PACKS) -> tuple[str, ...]:
-    """Every instantiation of a kernel that the launchers of an objective use, in the namespace `stem`.
+WARP, BLOCK = Team("Warp", 32, (1, 2, 4, 8)), Team(f"Block<{THREADS}>", THREADS, (2, 4, 8))
+TEAMS = (WARP, BLOCK)
 
-    held: how many packs of a row its lanes hold, where a warp takes a row.
-    """
-    held = tuple(held)
-    names = []
+
+@dataclass(frozen=True)
+class Start:
+    """What a launcher starts: a kernel, as the header calls it, in so many blocks."""
+
+    kernel: str
+    blocks: int
+
+
+def fused_start(scalar: FloatType, rows: int, dim: int, aligned: bool = True) -> Start:
+    """The start of forward_backward: the first team that can hold a row does, and with the fewest registers."""
+    width = _width(scalar, dim, aligned)
+    packs = dim // width
+    for team in TEAMS:
+        for held in team.held:
+            if packs <= team.threads * held:
+                return Start(_fused(team, scalar, width, held), _blocks(team, rows))
+    return Start(_fused_long(scalar, width), rows)
+
+
+def single_start(kernel: str, scalar: FloatType, rows: int, dim: int, aligned: bool = True) -> Start:
+    """The start of forward or of backward, which read a row once whatever its length."""
+    width = _width(scalar, dim, aligned)
+    team = WARP if dim // width <= WARP.reach else BLOCK
+    return Start(_single(kernel, team, scalar, width), _blocks(team, rows))
+
+
+def reduction(scalar: FloatType) -> str:
+    """The kernel that adds up the losses."""
+    return f"reduce<Block<{REDUCTION_THREADS}>, {scalar.arithmetic}>"
+
+
+def kernels(dtypes: Iterable[str]) -> tuple[str, ...]:
+    """Every instantiation of a kernel that launchers use."""
+    return tuple(dict.fromkeys(_kernels(dtypes)))
+
+
+def _kernels(dtypes: Iterable[str]) -> Iterator[str]:
     for dtype in dtypes:
         scalar = FLOAT_TYPES[dtype]
         for width in (scalar.wide, 1):
-            shape = f"{scalar.name}, {width}"
-            names += [f"forward_backward_by_warp<{shape}, {packs}>" for packs in held]
-            names += [f"{kernel}_by_block<{shape}>" for kernel in ("forward_backward", "forward", "backward")]
-        names.append(f"reduce_by_block<{scalar.name}>")
-    return tuple(f"{stem}::{name}" for name in names)
+            for team in TEAMS:
+                yield from (_fused(team, scalar, width, held) for held in team.held)
+                yield from (_single(kernel, team, scalar, width) for kernel in ("forward", "backward"))
+            yield _fused_long(scalar, width)
+        yield reduction(scalar)
+
+
+def qualified(stem: str, kernel: str) -> str:
+    """The name of a kernel outside the namespace `stem` of its header."""
+    return f"{stem}::" + re.sub(r"\b(Warp|Block|Half|BFloat16)\b", rf"{stem}::\1", kernel)
+
+
+def _width(scalar: FloatType, dim: int, aligned: bool) -> int:
+    return scalar.wide if aligned and dim % scalar.wide == 0 else 1
+
+
+def _blocks(team: Team, rows: int) -> int:
+    return -(-rows // (THREADS // team.threads))
+
+
+def _fused(team: Team, scalar: FloatType, width: int, held: int) -> str:
+    return f"forward_backward<{team.name}, {scalar.storage}, {width}, {held}>"
+
+
+def _fused_long(scalar: FloatType, width: int) -> str:
+    return f"forward_backward_long<{BLOCK.name}, {scalar.storage}, {width}>"
+
+
+def _single(kernel: str, team: Team, scalar: FloatType, width: int) -> str:
+    return f"{kernel}<{team.name}, {scalar.storage}, {width}>"

@@ -7,7 +7,6 @@ and has to give what was derived.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from .differentiate import Derivation
 from .errors import StepError
 from .evaluate import evaluate
 from .functions import masked_ratio
-from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, X, run
+from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, X, agree, run
 from .lemmas import Term
 from .steps import DIGITS, Step
 from .symbols import d_neg, d_pos
@@ -244,10 +243,7 @@ def _check(kernel: RowKernel, derivation: Derivation) -> None:
                 for index in range(point.dimension):
                     expected.append(evaluate(lemma.result, point.at(symbols.k, index + 1)))
                     found.append(gradients[name][index])
-            _agree(found, expected, kernel.objective.stem)
-
-
-def _agree(found: Sequence[Any], expected: Sequence[Any], stem: str) -> None:
-    for a, b in zip(found, expected, strict=True):
-        if not abs(a - b) <= mpmath.mpf(10) ** -DIGITS * max(abs(b), mpmath.mpf(10) ** -6):
-            raise StepError(f"the kernel of {stem} is not what was derived: {a} is not {b}")
+            try:
+                agree(found, expected)
+            except StepError as error:
+                raise StepError(f"the kernel of {kernel.objective.stem} is not what was derived: {error}") from None

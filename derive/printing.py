@@ -132,6 +132,10 @@ class InfixPrinter:
     def call(self, name: str, *arguments: sp.Expr) -> str:
         return f"{self.functions.get(name, name)}({', '.join(self(argument) for argument in arguments)})"
 
+    def _print_quotient(self, expr: Any) -> tuple[str, int]:
+        above, below = expr.args
+        return f"{self.at_least(above, MUL)}{self.over}{self.at_least(below, UNARY)}", MUL
+
     def _print_Function(self, expr: Any) -> tuple[str, int]:
         return self.call(type(expr).__name__, *expr.args), ATOM
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..printing import ATOM, InfixPrinter
+from ..rescale import rescale
 from .base import slots
 
 if TYPE_CHECKING:
@@ -25,10 +26,21 @@ class CppPrinter(InfixPrinter):
 
 
 def row_slots(kernel: RowKernel) -> dict[str, Any]:
-    """The slots of `row.jinja`: functions that sum, evaluate and differentiate one row."""
-    component = CppPrinter({weight.name: f"row.{weight.name}" for weight in kernel.weights})
+    """The slots of `row.jinja`: functions that sum, evaluate and differentiate one row, with a scale for each sum."""
+    rescaled = rescale(kernel)
+    scales = {symbol.name: f"scale.{name}" for name, symbol in rescaled.scales.items()}
+    component = CppPrinter({weight.name: f"row.{weight.name}" for weight in kernel.weights} | scales)
     scalar = CppPrinter(
         {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
         | {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
+        | scales
     )
-    return slots(kernel, scalar, component)
+    return {
+        **slots(rescaled.kernel, scalar, component),
+        "scales": [
+            (r.name, "scale_for_squares" if r.symbol.is_nonnegative else "scale_for")
+            for r in kernel.reductions
+            if r.name in rescaled.scales
+        ],
+        "folded": [(weight.name, component(factor * weight)) for weight, factor in rescaled.folded.items()],
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..launches import FLOAT_TYPES, PACKS, THREADS
+from ..launches import BLOCK, FLOAT_TYPES, REDUCTION_THREADS, THREADS, WARP
 from .base import Product, Settings, Target
 from .cpp import row_slots
 
@@ -20,13 +20,16 @@ class CudaTarget(Target):
     title = "CUDA kernels (.cuh) and C launchers (.cu): forward, backward, both fused"
     templates = {"layer.cuh.jinja": "{stem}.cuh", "layer.cu.jinja": "{stem}.cu"}
     shares = ("cpp",)
+    dtypes = tuple(FLOAT_TYPES)
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         return {
             **row_slots(kernel),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],
-            "packs": PACKS,
+            "warp": WARP,
+            "block": BLOCK,
             "threads": THREADS,
+            "reduction_threads": REDUCTION_THREADS,
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:

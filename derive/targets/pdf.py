@@ -26,14 +26,16 @@ class PdfTarget(LatexTarget):
     def generate(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Product:
         """The document and its PDF; the document alone where there is no TeX engine."""
         document = LatexTarget().generate(derivation, kernel, settings)
+        command = self.command(document.objective, settings)
         engine = find_engine(settings.engine)
         if engine is None:
-            return replace(document, target=self.name, lacks=HOW_TO_GET_ONE)
+            return replace(document, target=self.name, command=command, lacks=HOW_TO_GET_ONE)
         done = typeset(document.files[0].text, engine)
         pdf = GeneratedFile(self.paths(document.objective)[-1], binary=done.pdf)
         return replace(
             document,
             target=self.name,
+            command=command,
             settings=replace(settings, engine=engine[0]),
             files=(*document.files, pdf),
             facts={**document.facts, "typeset": done, "engine": engine},

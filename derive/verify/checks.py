@@ -11,6 +11,7 @@ import mpmath
 import numpy as np
 
 from ..catalogue import Objective
+from ..formats import FORMATS
 from .reference import Exact, Reference, reference
 from .regimes import Array, Regime, regimes
 from .report import Check
@@ -46,17 +47,19 @@ def run_checks(
     *,
     dims: Sequence[int] = DIMS,
     shapes: Sequence[tuple[int, int]] = _SHAPES,
+    full_range: bool = False,
     at_once: bool = False,
 ) -> tuple[Check, ...]:
     """Everything that is asked of `runner`; `parameters` are the defaults of the generated code.
 
     dims: numbers of components at which the code does something of its own.
     shapes: of batches that are long in one way or the other.
+    full_range: distances have to be right wherever they are representable, not only where their squares are.
     at_once: run batches of one dimension together, for a runner that takes as long for one row as for many.
     """
     checks: list[Check] = []
     for dtype in dtypes:
-        batches = tuple(regimes(objective, dtype, parameters, dims))
+        batches = tuple(regimes(objective, dtype, parameters, dims, full_range))
         try:
             with np.errstate(all="ignore"):
                 run = _AtOnce(runner, batches) if at_once else runner
@@ -124,7 +127,7 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
     worst = {"loss": (0.0, ""), "gradient": (0.0, "")}
     for row in range(len(regime.x)):
         expected = _cached_reference(objective, regime, row)
-        _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, dtype), f"row {row}")
+        _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in), f"row {row}")
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = found[row] if regime.columns is None else found[row][list(regime.columns)]
             errors = ulps(held, expected.gradients[name], dtype, floor)
@@ -154,9 +157,15 @@ def _is_worse(error: float, than: float) -> bool:
 _references: dict[Any, Reference] = {}
 
 
-def remember(objective: Objective, dtype: str, parameters: Mapping[str, float], dims: Sequence[int] = DIMS) -> None:
+def remember(
+    objective: Objective,
+    dtype: str,
+    parameters: Mapping[str, float],
+    dims: Sequence[int] = DIMS,
+    full_range: bool = False,
+) -> None:
     """Compute the reference of everything that `run_checks` will compare with one."""
-    for regime in regimes(objective, dtype, parameters, dims):
+    for regime in regimes(objective, dtype, parameters, dims, full_range):
         for row in range(len(regime.x)):
             _cached_reference(objective, regime, row)
 
@@ -174,17 +183,24 @@ def _cached_reference(objective: Objective, regime: Regime, row: int) -> Referen
 def ulps(found: Iterable[Any], exact: Exact, dtype: str, floor: float = 1.0) -> list[float]:
     """Errors in units of the last place of `dtype`, at the scale of the exact result.
 
-    Below the normal range a unit is `floor` times the smallest subnormal. Anything not finite is infinitely wrong: the
-    regimes are such that the exact results are representable.
+    Below the normal range a unit is the smallest subnormal, or `floor` times that of the type that is computed in.
+    Infinity is right, and nothing else is, where the exact result is beyond the type; anywhere else what is not finite
+    is infinitely wrong.
     """
-    info = np.finfo(dtype)
+    format_ = FORMATS[dtype]
+    least = max(format_.smallest_subnormal, floor * FORMATS[format_.computed_in].smallest_subnormal)
+    epsilon, least, largest = (mpmath.mpf(value) for value in (format_.eps, least, format_.largest))
+    beyond = largest * (1 + epsilon / 4)
     errors = []
-    for value, wanted, scale in zip(found, exact.value, exact.scale, strict=True):
-        unit = mpmath.mpf(float(info.eps)) * scale + floor * mpmath.mpf(float(info.smallest_subnormal))
-        if np.isfinite(value):
-            errors.append(float(abs(mpmath.mpf(float(value)) - wanted) / unit))
+    for value, wanted, scale in zip(map(float, found), exact.value, exact.scale, strict=True):
+        if math.isnan(value):
+            errors.append(math.nan)
+        elif abs(wanted) >= beyond:
+            errors.append(0.0 if value == (math.inf if wanted > 0 else -math.inf) else math.inf)
+        elif math.isinf(value):
+            errors.append(math.inf)
         else:
-            errors.append(float("nan") if np.isnan(value) else float("inf"))
+            errors.append(float(abs(value - wanted) / (epsilon * scale + least)))
     return errors
 
 
@@ -197,8 +213,13 @@ def _gradients_sum_to_zero(runner: Runner, batch: Iterable[Regime], dtype: str) 
         _, gradients = runner(*regime.embeddings, regime.parameters)
         total = np.abs(np.sum(gradients, axis=0, dtype=np.float64))
         size = np.max(np.abs(gradients), axis=0).astype(np.float64)
-        worst = _worst(worst, total, np.finfo(dtype).eps * size + np.finfo(dtype).tiny)
+        worst = _worst(worst, total, _unit(dtype, size))
     return Check("gradients sum to 0", "ordinary", dtype, worst, BOUND)
+
+
+def _unit(dtype: str, size: Any) -> Any:
+    """A unit in the last place of numbers of some sizes, above the subnormal range."""
+    return FORMATS[dtype].eps * size + FORMATS[dtype].tiny
 
 
 def _worst(so_far: float, errors: Array, unit: Array) -> float:
@@ -213,18 +234,18 @@ def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: 
     It takes no reference to see that a row or a component is left out, counted twice or put in the wrong place.
     """
     random = np.random.Generator(np.random.PCG64(0))
-    worst = 0.0
+    worst, computed_in = 0.0, FORMATS[dtype].computed_in
     for shape in shapes:
         size = 1 / math.sqrt(shape[1])  # distances of order 1, at which no loss magnifies rounding
-        x, x_pos, x_neg = (random.uniform(-size, size, shape).astype(dtype) for _ in EMBEDDINGS)
+        x, x_pos, x_neg = (FORMATS[dtype].rounded(random.uniform(-size, size, shape)) for _ in EMBEDDINGS)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
         found, wanted = np.asarray(gradients_turned, np.float64)[:, ::-1, ::-1], np.asarray(gradients, np.float64)
         # gradients are judged at the largest of their row, a loss, which may have cancelled, as the distances are
         largest = np.max(np.abs(wanted), axis=(0, 2), keepdims=True)
-        worst = _worst(worst, np.abs(found - wanted), np.finfo(dtype).eps * largest + np.finfo(dtype).tiny)
+        worst = _worst(worst, np.abs(found - wanted), _unit(dtype, largest))
         least = np.maximum(np.abs(loss.astype(np.float64)), 1)
-        worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), np.finfo(dtype).eps * least)
+        worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), FORMATS[computed_in].eps * least)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)
 
 
@@ -242,8 +263,8 @@ def _reductions(runner: Runner, regime: Regime, dtype: str) -> Check:
     worst = 0.0
     for reduction, factor in (("mean", 1 / rows), ("sum", 1.0)):
         reduced = runner(*regime.embeddings, regime.parameters, reduction)
-        for found, wanted, size in zip(reduced, rowwise, sizes, strict=True):
-            unit = np.finfo(dtype).eps * factor * size + np.finfo(dtype).tiny
+        for found, wanted, size, kept in zip(reduced, rowwise, sizes, (FORMATS[dtype].computed_in, dtype), strict=True):
+            unit = _unit(kept, factor * size)
             worst = _worst(worst, np.abs(np.asarray(found, dtype=np.float64) - factor * wanted), unit)
     return Check("mean and sum", "ordinary", dtype, worst, BOUND)
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from ..launches import PACKS, kernel_names
+from ..launches import qualified
 from ..targets.base import Product
 from . import nvcc, nvrtc
-from .executed import execute, prepare
+from .executed import execute, kernels_to_execute, prepare
 from .report import Check, Report
 
 _NEWEST = 100
-_QUICK = PACKS[:2]
 _MORE = "pip install 'derive-triplet[cuda]' brings the compiler NVRTC, which needs no GPU"
 
 
 def verify_compiled(product: Product, thorough: bool) -> Report:
     """Compile a product's header with NVRTC, else its launchers with nvcc; `thorough` does both, for all architectures.
 
-    Quick verification takes the oldest architecture, and of the kernels that hold a row in registers those that hold
-    little of it: the others take the compiler long.
+    Quick verification takes the oldest architecture, and the kernels that differ most.
     """
     checks: list[Check] = []
     levels: list[str] = []
@@ -29,8 +27,10 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
         offered = [a for a in nvrtc.architectures() if int(a[3:]) <= _NEWEST]
         chosen = offered if thorough else offered[:1]
         with ThreadPoolExecutor() as pool:
-            for architecture, dtype, names, outcome in _by_nvrtc(pool, product, chosen, PACKS if thorough else _QUICK):
+            pending = _by_nvrtc(pool, product, chosen, thorough)
+            for dtype in product.settings.dtypes:
                 prepare(product, dtype, thorough)  # while the compiler is at work
+            for architecture, dtype, names, outcome in pending:
                 result = outcome()
                 checks += _compilation(architecture, dtype, names, result)
                 if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
@@ -51,11 +51,11 @@ _Pending = tuple[str, str, list[str], Callable[[], nvrtc.Compiled | str]]
 """Architecture, dtype, names of the kernels, and what waits for the outcome or the compiler's complaint."""
 
 
-def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str], held: Sequence[int]) -> list[_Pending]:
+def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str], thorough: bool) -> list[_Pending]:
     header = next(file for file in product.files if file.path.endswith(".cuh"))
     # one compilation per float type: two threads then share the work of an architecture
     parts = [
-        (architecture, dtype, list(kernel_names(product.objective.stem, [dtype], held)))
+        (architecture, dtype, [qualified(product.objective.stem, k) for k in kernels_to_execute(dtype, thorough)])
         for architecture in architectures
         for dtype in product.settings.dtypes
     ]

@@ -1,27 +1,55 @@
-"""Verification of CUDA kernels by executing their PTX on the CPU, launched as the generated launchers do."""
+"""Verification of CUDA kernels by executing them, launched as the generated launchers do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..launches import FLOAT_TYPES, PACKS, THREADS, fused_launch
+from ..formats import FORMATS, from_bits, to_bits
+from ..launches import (
+    BLOCK,
+    FLOAT_TYPES,
+    REDUCTION_THREADS,
+    THREADS,
+    WARP,
+    Start,
+    fused_start,
+    kernels,
+    qualified,
+    reduction,
+    single_start,
+)
 from ..targets.base import Product
 from . import ptx
-from .checks import EMBEDDINGS, remember, run_checks
+from .checks import BOUND, EMBEDDINGS, remember, run_checks
 from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
 
 _SHAPES = ((1_003, 2), (3, 5_003))
+_ROWS = 3
+_SHORT = 25
 
 
 def prepare(product: Product, dtype: str, thorough: bool) -> None:
     """Compute the reference that `execute` will need."""
-    remember(product.objective, dtype, product.settings.values(product.objective), _dims(dtype, thorough))
+    dims = _dims(dtype, thorough)
+    remember(product.objective, dtype, product.settings.values(product.objective), dims, full_range=True)
+
+
+def kernels_to_execute(dtype: str, thorough: bool) -> tuple[str, ...]:
+    """The kernels of one float type that `execute` needs."""
+    if thorough:
+        return kernels([dtype])
+    scalar = FLOAT_TYPES[dtype]
+    dims = (*range(1, 8), _SHORT, 16 * scalar.wide, *_dims(dtype, thorough))
+    started = [fused_start(scalar, 1, dim) for dim in dims]
+    started += [single_start(kernel, scalar, 1, _SHORT) for kernel in ("forward", "backward")]
+    return tuple(dict.fromkeys([*(start.kernel for start in started), reduction(scalar)]))
 
 
 def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) -> list[Check]:
@@ -30,7 +58,7 @@ def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) ->
     thorough: every kernel, instead of those that differ most.
     """
     parameters = product.settings.values(product.objective)
-    runner = PtxRunner(product, ptx.load(compiled.ptx, compiled.names))
+    runner = PtxRunner(product, dtype, ptx.load(compiled.ptx, compiled.names))
     checks = run_checks(
         product.objective,
         runner,
@@ -39,66 +67,72 @@ def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) ->
         product.derivation.distance.translation_invariant,
         dims=_dims(dtype, thorough),
         shapes=_SHAPES if thorough else (),
+        full_range=True,
         at_once=True,
     )
-    widths = (FLOAT_TYPES[dtype].wide, 1) if thorough else (1,)
+    wide = FLOAT_TYPES[dtype].wide
+    held = [dim for dim in _dims(dtype, thorough) if dim <= BLOCK.reach * (wide if dim % wide == 0 else 1)]
+    lengths = (24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if thorough else ()
     return [
         *checks,
-        Check("bytes moved", "rows in registers", dtype, runner.excess, 0, unit="beyond 6 * rows * dim"),
-        _exactly("upstream gradient", dtype, lambda: _upstream(runner, dtype, parameters, widths)),
-        _exactly("last of 2^28 rows", dtype, lambda: _far(runner, dtype, parameters)),
+        _measured("bytes moved", "rows in registers", dtype, 0, "beyond 6 * rows * dim", partial(_moved, runner, held)),
+        _exactly("upstream gradient", dtype, partial(_upstream, runner, parameters, (_SHORT, *lengths))),
+        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, parameters)),
+        _exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
+        _measured("forward, backward", "far scales", dtype, BOUND, "ulp", partial(_far_in_two, runner, parameters)),
     ]
 
 
-def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
-    """A check that no number differs; what a kernel may not do is a finding."""
+def _measured(name: str, regime: str, dtype: str, bound: float, unit: str, measure: Callable[[], float]) -> Check:
+    """A check of a number; what a kernel may not do is a finding."""
     try:
-        return Check(name, "bit for bit", dtype, differing(), 0, unit="numbers")
+        return Check(name, regime, dtype, measure(), bound, unit=unit)
     except ptx.PtxError as error:
-        return Check(name, "bit for bit", dtype, 1, 0, unit="errors", detail=str(error))
+        return Check(name, regime, dtype, 1, 0, unit="errors", detail=str(error))
+
+
+def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
+    """A check that no number differs."""
+    return _measured(name, "bit for bit", dtype, 0, "numbers", differing)
 
 
 def _dims(dtype: str, thorough: bool) -> tuple[int, ...]:
-    """Numbers of components with which every kernel is launched, or those that differ most."""
-    wide, most = FLOAT_TYPES[dtype].wide, PACKS[-1]
-    beyond = (32 * wide * most + wide, 32 * most + 1)  # a block for a row
+    """Numbers of components with which every fused kernel is launched, or those that differ most."""
+    wide = FLOAT_TYPES[dtype].wide
     if not thorough:
-        return beyond
-    return (*(32 * wide * packs - wide for packs in PACKS), *(32 * packs - 1 for packs in PACKS), *beyond)
+        return WARP.reach + 1, (BLOCK.reach + 1) * wide
+    held = [team.threads * packs for team in (WARP, BLOCK) for packs in team.held]
+    return (*(wide * (packs - 1) for packs in held), *(packs - 1 for packs in held), (BLOCK.reach + 1) * wide, 2053)
 
 
 class PtxRunner:
-    """A `checks.Runner`; what a kernel may not do raises `ptx.PtxError`.
+    """A `checks.Runner` on the kernels of one float type; what a kernel may not do raises `ptx.PtxError`."""
 
-    excess: by how much, relatively, any kernel that holds its row in registers moved more than it had to.
-    """
-
-    def __init__(self, product: Product, module: ptx.Module) -> None:
-        self.stem, self.module = product.objective.stem, module
+    def __init__(self, product: Product, dtype: str, module: ptx.Module) -> None:
+        self.stem, self.dtype, self.module = product.objective.stem, dtype, module
+        self.scalar = FLOAT_TYPES[dtype]
         self.names = [parameter.name for parameter in product.objective.parameters]
         self.weights = len(product.kernel.weights)
-        self.excess = 0.0
 
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
     ) -> tuple[Any, Sequence[Array]]:
         factor = 1 / len(x) if reduction == "mean" else 1.0
-        kernel, blocks = fused_launch(FLOAT_TYPES[x.dtype.name], *x.shape)
         layer = self.layer((x, x_pos, x_neg), parameters)
-        launch = layer.fused(kernel, -(-blocks // 2), factor)  # any grid works: two rows for some blocks
-        if "by_warp" in kernel:
-            moved = sum(launch.traffic[buffer.name].bytes_read for buffer in layer.inputs)
-            moved += sum(launch.traffic[buffer.name].bytes_written for buffer in layer.gradients)
-            self.excess = max(self.excess, moved / (6 * x.nbytes) - 1)
-        loss = layer.loss.array() if reduction == "none" else layer.reduced(factor)
-        return loss, [gradient.array() for gradient in layer.gradients]
+        layer.fused(factor, busy=2)
+        return (layer.loss() if reduction == "none" else layer.reduced(factor)), layer.gradients()
 
     def layer(
         self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array | None = None, first: int = 0
     ) -> Layer:
         """The batch in the memory of a device of its own."""
-        values = np.array([parameters[name] for name in self.names], batch[0].dtype)
+        values = np.array([parameters[name] for name in self.names], FORMATS[self.dtype].computed_in)
         return Layer(self, batch, values, upstream, first)
+
+    def batch(self, rows: int, dim: int, scale: float = 1.0) -> list[Array]:
+        """Ordinary embeddings; the same ones on every run."""
+        random = np.random.Generator(np.random.PCG64(dim))
+        return [FORMATS[self.dtype].rounded(scale * random.uniform(-1, 1, (rows, dim))) for _ in EMBEDDINGS]
 
 
 class Layer:
@@ -110,82 +144,145 @@ class Layer:
     def __init__(
         self, runner: PtxRunner, batch: Sequence[Array], parameters: Array, upstream: Array | None, first: int
     ) -> None:
-        self.runner, self.parameters = runner, parameters
-        self.device, dtype = ptx.Device(), batch[0].dtype
-        self.scalar = FLOAT_TYPES[dtype.name].name
+        self.runner, self.parameters, self.device = runner, parameters, ptx.Device()
         rows, dim = batch[0].shape
         self.shape = first + rows, dim
+        stored, computed = self._stored(batch[0]).dtype, parameters.dtype
 
-        def empty(name: str, *shape: int) -> ptx.Buffer:
+        def empty(name: str, dtype: Any, *shape: int) -> ptx.Buffer:
             return self.device.empty(name, shape, dtype, offset=first * math.prod(shape[1:]))
 
         self.inputs = [
-            self.device.buffer(name, array, offset=first * dim) for name, array in zip(EMBEDDINGS, batch, strict=True)
+            self.device.buffer(name, self._stored(array), offset=first * dim)
+            for name, array in zip(EMBEDDINGS, batch, strict=True)
         ]
-        self.upstream = None if upstream is None else self.device.buffer("upstream", upstream)
-        self.loss, self.weights = empty("loss", rows), empty("weights", rows, runner.weights)
-        self.gradients = [empty(f"grad_{name}", rows, dim) for name in EMBEDDINGS]
+        self.upstream = None if upstream is None else self.device.buffer("upstream", upstream.astype(computed))
+        self.losses, self.weights = empty("loss", computed, rows), empty("weights", computed, rows, runner.weights)
+        self.outputs = [empty(f"grad_{name}", stored, rows, dim) for name in EMBEDDINGS]
 
-    def fused(self, kernel: str, blocks: int, factor: float = 1.0, only: Sequence[int] | None = None) -> ptx.Launch:
-        arguments = [self.upstream, factor, self.loss, *self.gradients, *self.shape, self.parameters]
-        return self._launch(kernel, blocks, arguments, only)
+    def _stored(self, array: Array) -> Array:
+        return to_bits(array) if self.runner.dtype == "bfloat16" else array
 
-    def in_two(self, width: int, factor: float = 1.0) -> None:
-        """Forward, then backward, reading `width` components at a time."""
-        shape, (rows, _) = f"<{self.scalar}, {width}>", self.shape
-        self._launch(f"forward_by_block{shape}", rows, [self.loss, self.weights, *self.shape, self.parameters])
-        arguments = [self.weights, self.upstream, factor, *self.gradients, *self.shape]
-        self._launch(f"backward_by_block{shape}", rows, arguments)
+    def loss(self) -> Array:
+        return self.losses.array()
+
+    def gradients(self) -> list[Array]:
+        arrays = [output.array() for output in self.outputs]
+        return [from_bits(array) for array in arrays] if self.runner.dtype == "bfloat16" else arrays
+
+    def results(self) -> list[Array]:
+        return [self.loss(), *self.gradients()]
+
+    def fused(self, factor: float = 1.0, busy: int = 1, only: Sequence[int] | None = None) -> ptx.Launch:
+        """Loss and gradients at once; in fewer blocks than the launcher's, by `busy`, some of them take more rows."""
+        start = fused_start(self.runner.scalar, *self.shape)
+        arguments = [self.upstream, factor, self.losses, *self.outputs, *self.shape, self.parameters]
+        return self._launch(Start(start.kernel, -(-start.blocks // busy)), arguments, only)
+
+    def in_two(self, factor: float = 1.0) -> None:
+        """Forward, then backward."""
+        forward, backward = (single_start(k, self.runner.scalar, *self.shape) for k in ("forward", "backward"))
+        self._launch(forward, [self.losses, self.weights, *self.shape, self.parameters])
+        self._launch(backward, [self.weights, self.upstream, factor, *self.outputs, *self.shape])
 
     def reduced(self, factor: float) -> Any:
         """`factor` times the sum of the losses."""
-        total = self.device.empty("total", (1,), self.loss.array().dtype)
-        kernel = self.runner.module.kernel(f"{self.runner.stem}::reduce_by_block<{self.scalar}>")
-        self.device.launch(kernel, 1, THREADS, [self.loss, factor, total, self.shape[0]])
+        total = self.device.empty("total", (1,), self.parameters.dtype)
+        kernel = self._kernel(reduction(self.runner.scalar))
+        self.device.launch(kernel, 1, REDUCTION_THREADS, [self.losses, factor, total, self.shape[0]])
         return total.array()[0]
 
-    def results(self) -> list[Array]:
-        return [self.loss.array(), *(gradient.array() for gradient in self.gradients)]
+    def _kernel(self, name: str) -> ptx.Program:
+        return self.runner.module.kernel(qualified(self.runner.stem, name))
 
-    def _launch(
-        self, kernel: str, blocks: int, arguments: Sequence[Any], only: Sequence[int] | None = None
-    ) -> ptx.Launch:
-        program = self.runner.module.kernel(f"{self.runner.stem}::{kernel}")
-        return self.device.launch(program, blocks, THREADS, [*self.inputs, *arguments], blocks=only)
+    def _launch(self, start: Start, arguments: Sequence[Any], only: Sequence[int] | None = None) -> ptx.Launch:
+        program = self._kernel(start.kernel)
+        return self.device.launch(program, start.blocks, THREADS, [*self.inputs, *arguments], blocks=only)
 
 
-def _differing(found: Sequence[Array], wanted: Sequence[Array]) -> int:
+def _differing(found: Iterable[Array], wanted: Iterable[Array]) -> int:
     return sum(int(np.count_nonzero(a != b)) for a, b in zip(found, wanted, strict=True))
 
 
-def _upstream(runner: PtxRunner, dtype: str, parameters: Mapping[str, float], widths: Iterable[int]) -> int:
-    """How many numbers differ, in one kernel and in two, from gradients multiplied by powers of 2 afterwards."""
-    random = np.random.Generator(np.random.PCG64(0))
-    upstream, factor = np.array([1.0, 0.5, 4.0], dtype), 0.25
+def _moved(runner: PtxRunner, dims: Iterable[int]) -> float:
+    """By how much, relatively, a kernel that holds its row in registers moves more than it has to."""
+    parameters = _ones(runner)
+    excess = 0.0
+    for dim in (1, _SHORT, *dims):
+        layer = runner.layer(runner.batch(_ROWS, dim), parameters)
+        traffic = layer.fused().traffic
+        moved = sum(traffic[buffer.name].bytes_read for buffer in layer.inputs)
+        moved += sum(traffic[buffer.name].bytes_written for buffer in layer.outputs)
+        excess = max(excess, moved / (6 * _ROWS * dim * runner.scalar.size) - 1)
+    return excess
+
+
+def _ones(runner: PtxRunner) -> dict[str, float]:
+    return dict.fromkeys(runner.names, 1.0)
+
+
+def _upstream(runner: PtxRunner, parameters: Mapping[str, float], dims: Iterable[int]) -> int:
+    """How many numbers differ, in one kernel and in two, from those of rows that have the upstream gradient as factor.
+
+    That a factor multiplies gradients is seen by the check of mean and sum.
+    """
+    upstream, factor = np.array([1.0, 0.5, 4.0]), 4.0
     differ = 0
-    for width in widths:
-        shape = f"<{FLOAT_TYPES[dtype].name}, {width}"
-        batch = [random.uniform(-1, 1, (3, 24 * width)).astype(dtype) for _ in range(3)]
-        plain = runner.layer(batch, parameters)
-        plain.fused(f"forward_backward_by_block{shape}>", 3)
-        loss, *gradients = plain.results()
-        wanted = [loss, *(gradient * (factor * upstream)[:, None] for gradient in gradients)]
-        for in_two in (True, False):
+    for dim in dims:
+        batch = runner.batch(_ROWS, dim)
+        rows = []
+        for row, other in enumerate(upstream.tolist()):
+            plain = runner.layer(batch, parameters)
+            plain.fused(factor * other)
+            rows.append([array[row] for array in plain.results()])
+        wanted = [np.stack(parts) for parts in zip(*rows, strict=True)]
+        for run in (Layer.in_two, Layer.fused):
             layer = runner.layer(batch, parameters, upstream)
-            if in_two:
-                layer.in_two(width, factor)
-            else:
-                layer.fused(f"forward_backward_by_block{shape}>", 3, factor)
+            run(layer, factor)
             differ += _differing(layer.results(), wanted)
     return differ
 
 
-def _far(runner: PtxRunner, dtype: str, parameters: Mapping[str, float]) -> int:
-    """How many numbers of the last rows of a batch of 2^34 elements differ from those of a small batch."""
-    random = np.random.Generator(np.random.PCG64(0))
-    batch = [random.uniform(-1, 1, (8, 64)).astype(dtype) for _ in range(3)]
-    kernel, _ = fused_launch(FLOAT_TYPES[dtype], *batch[0].shape)
+def _isolated(runner: PtxRunner, parameters: Mapping[str, float]) -> int:
+    """How many numbers of other rows change where one holds NaN or infinity, or do not become NaN where they must."""
+    differ, bad_row, others = 0, 1, [0, 2]
+    for run in (Layer.fused, Layer.in_two):
+        plain = runner.layer(runner.batch(_ROWS, _SHORT), parameters)
+        run(plain)
+        for bad in (np.nan, np.inf):
+            batch = runner.batch(_ROWS, _SHORT)
+            batch[0][bad_row, 3] = bad
+            layer = runner.layer(batch, parameters)
+            run(layer)
+            differ += _differing((a[others] for a in layer.results()), (a[others] for a in plain.results()))
+            if np.isnan(bad):
+                own = [layer.loss()[bad_row], *(gradient[bad_row, 3] for gradient in layer.gradients())]
+                differ += int(np.count_nonzero(~np.isnan(own)))
+    return differ
+
+
+def _far(runner: PtxRunner, parameters: Mapping[str, float]) -> int:
+    """How many numbers of the last rows of a batch of 2^28 differ from those of a small batch."""
+    dim = 16 * runner.scalar.wide
+    batch = runner.batch(8, dim)
     near, far = runner.layer(batch, parameters), runner.layer(batch, parameters, first=2**28 - 8)
-    near.fused(kernel, 1)
-    far.fused(kernel, 2**28 // 8, only=[2**28 // 8 - 1])
+    near.fused()
+    far.fused(only=[2**28 // 8 - 1])
     return _differing(near.results(), far.results())
+
+
+def _far_in_two(runner: PtxRunner, parameters: Mapping[str, float]) -> float:
+    """By how many ULPs forward and backward differ from both at once, where sums of squares leave the range."""
+    worst, info = 0.0, FORMATS[runner.dtype]
+    exponent = 100 if info.computed_in == "float32" else 900
+    for scale in (2.0**-exponent, 2.0**exponent) if info.least_exponent < -100 else ():
+        batch = runner.batch(_ROWS, _SHORT, scale)
+        both, layer = runner.layer(batch, parameters), runner.layer(batch, parameters)
+        both.fused()
+        layer.in_two()
+        worst = max(worst, float(_differing([layer.loss()], [both.loss()])))
+        for found, wanted in zip(layer.gradients(), both.gradients(), strict=True):
+            unit = info.eps * np.abs(wanted).astype(np.float64) + info.tiny
+            error = np.abs(found.astype(np.float64) - wanted) / unit
+            worst = float(np.maximum(worst, np.max(np.where(np.isfinite(found), error, np.nan))))
+    return worst

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..catalogue import Objective
+from ..formats import FORMATS
 from ..highprecision import distance_value, locus_value
 
 Array = npt.NDArray[np.floating]
 
 # the largest power of ten whose square can still be summed over some components, and its inverse
-_SCALES = {"float32": 1e18, "float64": 1e150}
+_SCALES = {"float32": 1e18, "float64": 1e150, "float16": 1e4, "bfloat16": 1e18}
+# far beyond that, though not for what is computed in a wider type
+_FAR_SCALES = {"float32": 1e30, "float64": 1e300, "bfloat16": 1e30}
 _SEED = 20150412
 _ON_THE_KINK = ([0.0], [0.5], [0.75])  # distances without rounding
 
@@ -41,20 +44,25 @@ class Regime:
 
 
 def regimes(
-    objective: Objective, dtype: str, parameters: Mapping[str, float], dims: Sequence[int] = ()
+    objective: Objective,
+    dtype: str,
+    parameters: Mapping[str, float],
+    dims: Sequence[int] = (),
+    full_range: bool = False,
 ) -> Iterator[Regime]:
     """All regimes for one objective; `parameters` are the values to verify with, defaults included.
 
     dims: numbers of components over which a few are scattered, for code that treats long rows in ways of their own.
+    full_range: with distances whose squares are beyond the type, down to subnormal ones.
     The batches are the same on every run and every machine.
     """
     random = np.random.Generator(np.random.PCG64(_SEED))
 
     def normal(rows: int, dim: int, scale: float = 1.0) -> Array:
-        return (scale * random.uniform(-1, 1, (rows, dim))).astype(dtype)
+        return FORMATS[dtype].rounded(scale * random.uniform(-1, 1, (rows, dim)))
 
     def regime(name: str, x: Array, x_pos: Array, x_neg: Array, **changed: float) -> Regime:
-        x, x_pos, x_neg = (np.ascontiguousarray(a, dtype=dtype) for a in (x, x_pos, x_neg))
+        x, x_pos, x_neg = (np.ascontiguousarray(FORMATS[dtype].rounded(a)) for a in (x, x_pos, x_neg))
         return Regime(name, x, x_pos, x_neg, {**parameters, **changed})
 
     for dim in (1, 2, 7):
@@ -80,9 +88,18 @@ def regimes(
             np.concatenate([steep, -near]),
             np.concatenate([-near, steep]),
         )
+    if full_range and dtype in _FAR_SCALES:
+        large, small = _FAR_SCALES[dtype], 1 / _FAR_SCALES[dtype]
+        for scale in (small, large):
+            yield regime(f"far, scale {scale:.0e}", normal(2, 3, scale), normal(2, 3, scale), normal(2, 3, scale))
+        x = normal(2, 3, small)
+        yield regime("one distance tiny, one huge", x, normal(2, 3, small), normal(2, 3, large))
+        yield regime("one distance huge, one tiny", x, normal(2, 3, large), normal(2, 3, small))
+        size = FORMATS[dtype].tiny / 4
+        yield regime("subnormal", normal(2, 3, size), normal(2, 3, size), normal(2, 3, size))
     for dim in dims:
         columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 2, replace=False)), dim - 1)
-        scattered = [np.zeros((3, dim), dtype) for _ in range(3)]
+        scattered = [np.zeros((3, dim), FORMATS[dtype].dtype) for _ in range(3)]
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)

@@ -1,0 +1,159 @@
+"""RowKernel -> the same program on differences that are multiplied by scales.
+
+A sum of squares leaves the range of a float type long before the distance does: in float32 it is 0 below 1e-23 and
+infinity above 1e19. Powers of two bring the squares into the range, and disappear again from everything that leaves
+the row. With all scales 1 the program is the one that it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import mpmath
+import sympy as sp
+
+from . import symbols
+from .errors import StepError
+from .functions import Node, masked_ratio
+from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, X, agree, run
+from .steps import DIGITS, Setting
+
+
+class quotient(Node):  # noqa: N801 - SymPy functions are named as they print
+    """a/b, divided where it stands: (a/b)/b must not become a/b^2, which may overflow."""
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        a, b = values
+        return a / b
+
+    def definition(self) -> sp.Expr:
+        return self.args[0] / self.args[1]
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """A row kernel whose differences are multiplied by scales, positive numbers.
+
+    scales: for each reduction, by name, the symbol of its scale; none where the kernel cannot be rescaled.
+    folded: for each weight the factor that makes it the weight of differences without scales.
+    """
+
+    kernel: RowKernel
+    scales: Mapping[str, sp.Symbol]
+    folded: Mapping[sp.Symbol, sp.Expr]
+
+
+@cache
+def rescale(kernel: RowKernel) -> Rescaled:
+    """The kernel with a scale for each reduction.
+
+    Its terms have to be homogeneous in differences that no other reduction has, and the gradients linear in such;
+    otherwise the kernel is returned as it is, without scales. Raises `StepError` if the result, evaluated at 50 digits
+    with any scales, does not give what the kernel gives.
+    """
+    owners = _owners(kernel)
+    found = owners and _with_scales(kernel, owners)
+    if not found:
+        return Rescaled(kernel, {}, dict.fromkeys(kernel.weights, sp.S.One))
+    _check(found, kernel)
+    return found
+
+
+def scale_of(reduction: Reduction) -> sp.Symbol:
+    """The symbol of its scale."""
+    return sp.Symbol(f"scale_{reduction.name}", positive=True)
+
+
+def _owners(kernel: RowKernel) -> dict[sp.Symbol, sp.Symbol]:
+    """The scale of each difference; empty if there cannot be one."""
+    owners: dict[sp.Symbol, sp.Symbol] = {}
+    for reduction in kernel.reductions:
+        for difference in kernel.differences_in(reduction.term):
+            if owners.setdefault(difference.symbol, scale_of(reduction)) != scale_of(reduction):
+                return {}
+    return owners
+
+
+def _with_scales(kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> Rescaled | None:
+    degrees = {reduction: _degree(reduction.term, owners, scale_of(reduction)) for reduction in kernel.reductions}
+    folded = {weight: _folded(weight, kernel, owners) for weight in kernel.weights}
+    if None in degrees.values() or None in folded.values():
+        return None
+    scalars: list[Assignment] = []
+    restored: dict[sp.Symbol, sp.Expr] = {}  # what a value was before its differences were scaled
+    for assignment in kernel.scalars:
+        for reduction, degree in degrees.items():
+            value, scale = assignment.value, scale_of(reduction)
+            if reduction.symbol not in value.free_symbols or reduction.symbol in restored:
+                continue
+            scaled = value.xreplace({reduction.symbol: reduction.symbol / scale**degree}) * scale
+            if scaled.has(scale):
+                true = sp.Symbol(f"unscaled_{reduction.name}", real=True)
+                scalars.append(Assignment(true, _divided(reduction.symbol, scale, degree)))
+                restored[reduction.symbol] = true
+            else:  # homogeneous of degree 1: it is divided where it is used
+                restored[assignment.symbol] = assignment.symbol / scale
+        replacements = {symbol: true for symbol, true in restored.items() if symbol != assignment.symbol}
+        value = _homogeneous(assignment.value.xreplace(replacements), owners.values())
+        scalars.append(replace(assignment, value=value / folded.get(assignment.symbol, 1)))
+    differences = (
+        replace(a, value=sp.Mul(owners[a.symbol], a.value, evaluate=False)) if a.symbol in owners else a
+        for a in kernel.differences
+    )
+    scaled_kernel = replace(kernel, differences=tuple(differences), scalars=tuple(scalars))
+    return Rescaled(scaled_kernel, {r.name: scale_of(r) for r in kernel.reductions}, folded)
+
+
+def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol], scale: sp.Symbol) -> int | None:
+    """p, if the term is multiplied by scale^p where its differences are multiplied by the scale."""
+    if term.free_symbols & {X, X_POS, X_NEG}:
+        return None
+    ratio = sp.cancel(term.xreplace({symbol: scale * symbol for symbol in owners}) / term)
+    power = ratio.as_powers_dict()[scale]
+    return int(power) if power.is_Integer and ratio == scale**power else None
+
+
+def _folded(weight: sp.Symbol, kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> sp.Expr | None:
+    """The power of a scale that takes a weight of scaled differences back to one of the differences."""
+    powers = set()
+    for gradient in kernel.maps:
+        factor = sp.diff(gradient.value, weight)
+        if factor != 0:
+            (scale, *others) = {owners[symbol] for symbol in factor.free_symbols & set(owners)} or {sp.S.One}
+            degree = None if others else _degree(factor, owners, scale)
+            powers.add(None if degree is None else scale**degree)
+    return powers.pop() if len(powers) == 1 else None
+
+
+def _divided(symbol: sp.Symbol, scale: sp.Symbol, times: int) -> sp.Expr:
+    return _divided(quotient(symbol, scale), scale, times - 1) if times else symbol
+
+
+def _homogeneous(expr: sp.Expr, scales: Iterable[sp.Symbol]) -> sp.Expr:
+    """masked_ratio(a, b/c) is c*masked_ratio(a, b)."""
+
+    def rewritten(ratio: sp.Expr) -> sp.Expr:
+        above, below = ratio.args
+        for scale in scales:
+            if below.has(scale) and not (below * scale).has(scale):
+                return scale * masked_ratio(above, below * scale)
+        return ratio
+
+    return expr.replace(lambda e: isinstance(e, masked_ratio), rewritten)
+
+
+def _check(rescaled: Rescaled, kernel: RowKernel) -> None:
+    constants = (symbols.parameter(p) for p in kernel.parameters)
+    setting = Setting(tuple(symbols.EMBEDDINGS), (*constants, *rescaled.scales.values()))
+    with mpmath.workdps(DIGITS + 20):
+        for point in setting.points():
+            (loss, gradients), (wanted, expected) = run(rescaled.kernel, point), run(kernel, point)
+            try:
+                agree([loss, *chain(*gradients.values())], [wanted, *chain(*expected.values())])
+            except StepError as error:
+                raise StepError(f"rescaling changes the kernel of {kernel.objective.stem}: {error}") from None
