@@ -41,11 +41,14 @@ class Rescaled:
 
     scales: for each reduction, by name, the symbol of its scale; none where the kernel cannot be rescaled.
     folded: for each weight the factor that makes it the weight of differences without scales.
+    full_range: results are right wherever distances are representable, and not only their squares: the loss depends on
+        the difference of the distances alone, and that is one sum, or the distances are homogeneous of degree 1.
     """
 
     kernel: RowKernel
     scales: Mapping[str, sp.Symbol]
     folded: Mapping[sp.Symbol, sp.Expr]
+    full_range: bool = False
 
 
 @cache
@@ -106,7 +109,17 @@ def _with_scales(kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> Re
         for a in kernel.differences
     )
     scaled_kernel = replace(kernel, differences=tuple(differences), scalars=tuple(scalars))
-    return Rescaled(scaled_kernel, {r.name: scale_of(r) for r in kernel.reductions}, folded)
+    scales = {reduction.name: scale_of(reduction) for reduction in kernel.reductions}
+    return Rescaled(scaled_kernel, scales, folded, _is_of_difference(kernel, restored))
+
+
+def _is_of_difference(kernel: RowKernel, restored: Iterable[sp.Symbol]) -> bool:
+    """Whether the loss and its slopes depend on d_pos - d_neg alone, which is a sum or made of `restored` distances."""
+    distances = {symbols.d_pos, symbols.d_neg}
+    if not any(a.value.free_symbols & distances for a in kernel.scalars):
+        return [r.symbol.is_nonnegative for r in kernel.reductions] == [None]
+    rest = (a for a in kernel.scalars if a.symbol not in kernel.weights and a.value != symbols.d_pos - symbols.d_neg)
+    return set(restored) == distances and not any(a.value.free_symbols & distances for a in rest)
 
 
 def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol], scale: sp.Symbol) -> int | None:
@@ -114,8 +127,8 @@ def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol], scale: sp.Symb
     if term.free_symbols & {X, X_POS, X_NEG}:
         return None
     ratio = sp.cancel(term.xreplace({symbol: scale * symbol for symbol in owners}) / term)
-    power = ratio.as_powers_dict()[scale]
-    return int(power) if power.is_Integer and ratio == scale**power else None
+    power = sp.degree(ratio, scale) if ratio.is_polynomial(scale) else None
+    return None if power is None or ratio != scale**power else int(power)
 
 
 def _folded(weight: sp.Symbol, kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> sp.Expr | None:
