@@ -29,8 +29,10 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
         offered = [a for a in nvrtc.architectures() if int(a[3:]) <= _NEWEST]
         chosen = offered if thorough else offered[:1]
         with ThreadPoolExecutor() as pool:
-            for architecture, dtype, names, outcome in _by_nvrtc(pool, product, chosen, PACKS if thorough else _QUICK):
+            pending = _by_nvrtc(pool, product, chosen, PACKS if thorough else _QUICK)
+            for dtype in product.settings.dtypes:
                 prepare(product, dtype, thorough)  # while the compiler is at work
+            for architecture, dtype, names, outcome in pending:
                 result = outcome()
                 checks += _compilation(architecture, dtype, names, result)
                 if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
