@@ -15,14 +15,13 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-import numpy as np
-
 from ..catalogue import Objective
 from ..errors import DefinitionError, UsageError
 from ..version import __version__
 
 if TYPE_CHECKING:
+    import jinja2
+
     from ..differentiate import Derivation
     from ..kernel import RowKernel
     from ..printing import InfixPrinter
@@ -51,6 +50,8 @@ class Settings:
 
         Nor may it leave the domain when it is rounded to one of the float types.
         """
+        import numpy as np
+
         values = {p: p.check(float(self.parameters.get(p.name, p.default))) for p in objective.parameters}
         for parameter, value in values.items():
             for dtype in self.dtypes:
@@ -264,6 +265,8 @@ _ENVIRONMENTS: dict[tuple[object, ...], jinja2.Environment] = {}
 
 
 def _environment(root: Traversable, delimiters: Mapping[str, str]) -> jinja2.Environment:
+    import jinja2
+
     def load(name: str) -> str | None:
         entry = root.joinpath(*name.split("/"))
         return entry.read_text(encoding="utf-8") if entry.is_file() else None
