@@ -8,7 +8,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from ..launches import PACKS, kernel_names
 from ..targets.base import Product
 from . import nvcc, nvrtc
-from .executed import execute, prepare
 from .report import Check, Report
 
 _NEWEST = 100
@@ -30,8 +29,11 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
         chosen = offered if thorough else offered[:1]
         with ThreadPoolExecutor() as pool:
             pending = _by_nvrtc(pool, product, chosen, PACKS if thorough else _QUICK)
+            # while the compiler is at work
+            from .executed import execute, prepare
+
             for dtype in product.settings.dtypes:
-                prepare(product, dtype, thorough)  # while the compiler is at work
+                prepare(product, dtype, thorough)
             for architecture, dtype, names, outcome in pending:
                 result = outcome()
                 checks += _compilation(architecture, dtype, names, result)
