@@ -36,16 +36,19 @@ class Setting:
     vectors: tuple[str, ...] = ()
     scalars: tuple[sp.Symbol, ...] = ()
     abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
-    _points: dict[int, tuple[Point, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _points: dict[tuple[int, int], tuple[Point, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def points(self, seed: int = 0) -> tuple[Point, ...]:
         """Random points of several dimensions; the same ones on every run.
 
         The steps of a chain share them: a point knows the value of the side at which the step before ended.
         """
-        if seed not in self._points:
-            self._points[seed] = tuple(self._drawn(seed))
-        return self._points[seed]
+        key = seed, mpmath.mp.prec
+        if key not in self._points:
+            self._points[key] = tuple(self._drawn(seed))
+        return self._points[key]
 
     def _drawn(self, seed: int) -> Iterator[Point]:
         source = random.Random(seed)
@@ -81,11 +84,9 @@ class Setting:
     @cached_property
     def _meanings(self) -> dict[sp.Symbol, sp.Expr]:
         """What the abbreviations stand for, without abbreviations."""
-        meanings: dict[sp.Symbol, sp.Expr] = {}
-        further = dict(self.abbreviations)
-        while further != meanings:
-            meanings = further
-            further = {symbol: meaning.xreplace(meanings) for symbol, meaning in meanings.items()}
+        meanings = dict(self.abbreviations)
+        for _ in meanings:
+            meanings = {symbol: meaning.xreplace(meanings) for symbol, meaning in meanings.items()}
         return meanings
 
 

@@ -156,4 +156,4 @@ def _shifted(vector: Sequence[Any], k: int, amount: Any) -> list[Any]:
 
 def _digits(size: Any, h: Any) -> int:
     """Digits that hold `size` and, 40 digits deep, a change by `h`."""
-    return 40 + math.ceil(mpmath.mag(size / h) * math.log10(2))
+    return 40 + math.ceil(int(mpmath.mag(size / h)) * math.log10(2))
