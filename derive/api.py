@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,7 +13,7 @@ from .differentiate import differentiate as _differentiate
 from .errors import UsageError
 from .lower import lower
 from .targets.base import Product, Settings, Target
-from .targets.registry import targets
+from .targets.registry import targets_for
 from .verify.report import Report
 
 Named = TypeVar("Named")
@@ -24,6 +23,8 @@ def lookup(entries: Mapping[str, Named], name: str, kind: str) -> Named:
     """The entry called `name`; raises `UsageError` with the closest known name otherwise."""
     if name in entries:
         return entries[name]
+    import difflib
+
     meant = name.lower().replace("_", "-")
     close = [known for known in entries if meant == known] or [known for known in entries if meant and meant in known]
     close = close or difflib.get_close_matches(meant, entries, n=1, cutoff=0.5)
@@ -72,7 +73,7 @@ def generate(
     known = {parameter.name: parameter for parameter in of.parameters}
     for name in parameters or {}:
         lookup(known, name, f"parameter of {of.loss.name} on {of.distance.name}")
-    maker = lookup(targets(), target, "target")
+    maker = lookup(targets_for(target), target, "target")
     chosen = _dtypes((dtypes,) if isinstance(dtypes, str) else dtypes, maker)
     settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()}, engine)
     return maker.generate(derivation, _lowered(derivation), settings)
@@ -93,7 +94,7 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
 
     thorough: everything that can be checked here, such as every GPU architecture, instead of what takes a second.
     """
-    return targets()[product.target].verify(product, thorough)
+    return targets_for(product.target)[product.target].verify(product, thorough)
 
 
 # ---------------------------------------------------------------- many at once
@@ -121,8 +122,9 @@ def requests_for(
     Raises `UsageError` for an unknown name, a value outside its domain, or a parameter that no objective has.
     """
     requests, used = [], set()
-    for target in _chosen(target_names, targets(), "target"):
-        chosen_dtypes = _dtypes(dtypes or None, targets()[target])
+    makers = targets_for(*target_names)
+    for target in _chosen(target_names, makers, "target"):
+        chosen_dtypes = _dtypes(dtypes or None, makers[target])
         for loss in _chosen(losses, LOSSES, "loss"):
             for norm in _chosen(norms, DISTANCES, "norm"):
                 own = {p.name: p for p in objective(norm, loss).parameters}

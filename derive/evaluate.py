@@ -34,7 +34,8 @@ class Point:
 
     def at(self, index: sp.Symbol, value: int) -> Point:
         """The same point with an index set, on which no abbreviation depends."""
-        return replace(self, scalars={**self.scalars, index: mpmath.mpf(value)})
+        scalars = {**self.scalars, index: mpmath.mpf(value)}
+        return Point(self.dimension, self.vectors, scalars, self.abbreviations, self._named)
 
     def bind(self, symbol: sp.Symbol, value: Any) -> Point:
         """The same point with a scalar set."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,11 +26,11 @@ REDUCTIONS = ("sum", "max")
 FUNCTIONS = ("exp", "log", "sqrt", "abs", "max")
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
-    ast.Pow: lambda a, b: a**b,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
 }
 
 
@@ -80,13 +82,17 @@ class Algebra:
     reduce: Callable[[str, Callable[[Any], Any]], Any]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: there is one for every component of every vector
 class _Scope:
-    """What names mean while a formula is read; `vectors` are functions from index to component."""
+    """What names mean while a formula is read; `vectors` are functions from index to component.
+
+    known: the values of subexpressions that the formula has more than once, by their text.
+    """
 
     algebra: Algebra
-    names: Mapping[str, Any]
+    names: dict[str, Any]
     vectors: Mapping[str, Callable[[Any], Any]]
+    known: dict[str, Any] = field(default_factory=dict)
 
     def at(self, k: Any) -> _Scope:
         """The scope inside a reduction, at component k."""
@@ -142,11 +148,11 @@ class Definition:
 
         ``bind(name, value)`` is what a name defined on a line of its own stands for in the lines after it.
         """
-        names = dict(scalars)
+        scope = _Scope(algebra, dict(scalars), vectors or {})
         bindings, value = self._program
         for name, bound in bindings:
-            names[name] = bind(name, bound(_Scope(algebra, names, vectors or {})))
-        return value(_Scope(algebra, names, vectors or {}))
+            scope.names[name] = bind(name, bound(scope))
+        return value(scope)
 
     @cached_property
     def _program(self) -> tuple[list[tuple[str, _Meaning]], _Meaning]:
@@ -160,10 +166,31 @@ class Definition:
                     return bindings, self._meaning(value)
         raise AssertionError("validated: the last line is an expression")
 
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        """How often the formula has each operation and call."""
+        return Counter(self._text(node) for node in ast.walk(self._tree) if isinstance(node, ast.BinOp | ast.Call))
+
+    def _text(self, node: ast.expr) -> str:
+        return ast.get_source_segment(self.source, node) or ""
+
     def _meaning(self, node: ast.expr) -> _Meaning:
+        """The value of a node, computed once for all nodes of the same text."""
+        meaning, text = self._own_meaning(node), self._text(node)
+        if self._counts[text] < 2:
+            return meaning
+
+        def remembered(scope: _Scope) -> Any:
+            if text not in scope.known:
+                scope.known[text] = meaning(scope)
+            return scope.known[text]
+
+        return remembered
+
+    def _own_meaning(self, node: ast.expr) -> _Meaning:
         match node:
             case ast.Constant():
-                text = ast.get_source_segment(self.source, node) or ""
+                text = self._text(node)
                 return lambda scope: scope.algebra.number(text)
             case ast.Name(id=name):
                 return lambda scope: scope.names[name]
@@ -171,8 +198,8 @@ class Definition:
                 negated = self._meaning(operand)
                 return lambda scope: -negated(scope)
             case ast.BinOp(left=left, op=op, right=right):
-                operator, first, second = _OPERATORS[type(op)], self._meaning(left), self._meaning(right)
-                return lambda scope: operator(first(scope), second(scope))
+                operation, first, second = _OPERATORS[type(op)], self._meaning(left), self._meaning(right)
+                return lambda scope: operation(first(scope), second(scope))
             case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
                 inside = self._meaning(term)
                 return lambda scope: scope.algebra.reduce(kind, lambda k: inside(scope.at(k)))

@@ -6,7 +6,7 @@ Nothing here has seen a derivative or a stable form: at the precision used, the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import mpmath
@@ -25,9 +25,24 @@ def _remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda argument: at(argument, mpmath.mp.prec)
 
 
-_number, _exp = _remembered(mpmath.mpf), _remembered(mpmath.exp)
+_LARGE = 64  # a power of 2, from which on e is not raised to a power
 
 
+def _exponential(x: Any) -> Any:
+    """exp(x). mpmath is slow for whole numbers of hundreds of digits, of which it multiplies that many e."""
+    size = mpmath.mag(x)
+    if not _LARGE <= size < mpmath.inf:
+        return mpmath.exp(x)
+    with mpmath.workprec(mpmath.mp.prec + size + 10):
+        doublings = int(x / mpmath.ln2)
+        rest = x - doublings * mpmath.ln2
+    return mpmath.ldexp(mpmath.exp(rest), doublings)
+
+
+_number, _exp = _remembered(mpmath.mpf), _remembered(_exponential)
+
+
+@cache
 def _algebra(dimension: int) -> Algebra:
     def reduce(kind: str, term: Callable[[int], Any]) -> Any:
         terms = [term(k) for k in range(dimension)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import mpmath
@@ -36,10 +36,7 @@ class Bound:
     length: sp.Expr = field(repr=False)
 
     def __post_init__(self) -> None:
-        ratio = sp.cancel(self.length / self.limit)
-        at = [sp.Rational(part, _PARTS) for part in range(1, _PARTS)]
-        reached = abs(ratio.subs(S, 0 if self.s is None else self.s))
-        if reached != 1 or any(abs(ratio.subs(S, value)) > 1 for value in at):
+        if not _is_closely_bounded(sp.cancel(self.length / self.limit), sp.S.Zero if self.s is None else self.s):
             raise StepError(f"{self.limit} does not bound {self.quantity}, or not closely")
 
     @property
@@ -57,6 +54,13 @@ class Bound:
         if self.s is None:
             return "wherever the loss is active"
         return f"at s = {self.s}" if self.is_attained else f"as s -> {self.s}"
+
+
+@cache  # several bounds of an objective differ in a constant factor
+def _is_closely_bounded(ratio: sp.Expr, at: sp.Expr) -> bool:
+    """Whether the absolute value of `ratio` is at most 1 over the range of s, and 1 at one value of it."""
+    values = (sp.Rational(part, _PARTS) for part in range(1, _PARTS))
+    return bool(abs(ratio.xreplace({S: at})) == 1 and all(abs(ratio.xreplace({S: s})) <= 1 for s in values))
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def bound_slope(slope: sp.Expr, abbreviations: Collection[sp.Symbol]) -> Bound |
     None for a slope that is not a polynomial in s and q = 1 - s, or a step times one.
     """
     steps = dict.fromkeys(slope.atoms(step), sp.S.One)
-    on = slope.xreplace(steps).subs(_Q, 1 - S)
+    on = slope.xreplace(steps).xreplace({_Q: 1 - S})
     constants, polynomial = sp.factor_terms(on).as_independent(S, as_Add=False)
     if slope.has(step) and slope.xreplace(dict.fromkeys(steps, sp.S.Zero)) != 0:
         return None  # it is not largest where all steps are 1
@@ -90,10 +94,10 @@ def bound_slope(slope: sp.Expr, abbreviations: Collection[sp.Symbol]) -> Bound |
         return None
     if not polynomial.is_polynomial(S) or polynomial.free_symbols - {S}:
         return None
-    stationary = [root for root in sp.roots(sp.diff(polynomial, S), S) if root.is_real and 0 < root < 1]
+    stationary = [root for root in sp.roots(sp.Poly(polynomial, S).diff()) if root.is_real and 0 < root < 1]
     candidates = [sp.S.Zero, *sorted(stationary), sp.S.One] if polynomial.has(S) else [sp.S.One]
-    at = max(candidates, key=lambda c: abs(polynomial.subs(S, c)))
-    limit = abs(constants * polynomial.subs(S, at))
+    at = max(candidates, key=lambda c: abs(polynomial.xreplace({S: c})))
+    limit = abs(constants * polynomial.xreplace({S: at}))
     return Bound("d_pos", limit, at if polynomial.has(S) else None, on)
 
 

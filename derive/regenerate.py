@@ -5,7 +5,6 @@ The tree holds a manifest, which records the options of every product, so that a
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -240,6 +239,8 @@ def _compare(root: Path, path: str, content: bytes, mend: tuple[str, ...]) -> Dr
         return Drift(
             path, "changed", mend, f"{root / path}: {len(found)} bytes found, {len(content)} other bytes expected\n"
         )
+    import difflib
+
     before, after = (side.decode(errors="replace").splitlines(keepends=True) for side in (found, content))
     lines = difflib.unified_diff(before, after, f"{root / path} (found)", f"{path} (expected)")
     diff = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 import mpmath
 import sympy as sp
@@ -36,9 +36,21 @@ class Setting:
     vectors: tuple[str, ...] = ()
     scalars: tuple[sp.Symbol, ...] = ()
     abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    _points: dict[tuple[int, int], tuple[Point, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def points(self, seed: int = 0) -> Iterator[Point]:
-        """Random points of several dimensions; the same ones on every run."""
+    def points(self, seed: int = 0) -> tuple[Point, ...]:
+        """Random points of several dimensions; the same ones on every run.
+
+        The steps of a chain share them: a point knows the value of the side at which the step before ended.
+        """
+        key = seed, mpmath.mp.prec
+        if key not in self._points:
+            self._points[key] = tuple(self._drawn(seed))
+        return self._points[key]
+
+    def _drawn(self, seed: int) -> Iterator[Point]:
         source = random.Random(seed)
 
         def fraction() -> mpmath.mpf:
@@ -67,9 +79,15 @@ class Setting:
 
     def spell_out(self, expr: sp.Expr) -> sp.Expr:
         """`expr` with every abbreviation replaced by what it stands for."""
-        for _ in self.abbreviations:
-            expr = expr.xreplace(dict(self.abbreviations))
-        return expr
+        return expr.xreplace(self._meanings)
+
+    @cached_property
+    def _meanings(self) -> dict[sp.Symbol, sp.Expr]:
+        """What the abbreviations stand for, without abbreviations."""
+        meanings = dict(self.abbreviations)
+        for _ in meanings:
+            meanings = {symbol: meaning.xreplace(meanings) for symbol, meaning in meanings.items()}
+        return meanings
 
 
 @dataclass(frozen=True)
@@ -182,8 +200,13 @@ def _differentiated(expr: sp.Expr) -> sp.Expr:
 def _derivative(expr: sp.Expr, variable: sp.Expr) -> sp.Expr:
     """By the chain rule at the sums, where SymPy alone is slow; Derivative.doit would also look for closed forms."""
     outer, back = symbols.without_sums(expr)
-    inside = (slope * sp.diff(total, variable) for total, slope in symbols.derivatives_in_sums(expr).items())
+    inside = (slope * _sum_derivative(total, variable) for total, slope in symbols.derivatives_in_sums(expr).items())
     return sp.Add(sp.diff(outer, variable).xreplace(back) if outer.has(_base(variable)) else 0, *inside)
+
+
+@cache
+def _sum_derivative(total: sp.Sum, variable: sp.Expr) -> sp.Expr:
+    return collapse_deltas(sp.diff(total, variable))
 
 
 def _base(variable: sp.Expr) -> sp.Expr:
@@ -208,6 +231,7 @@ def _vanishes(expr: sp.Expr) -> bool:
     return bool(sp.expand(numerator) == 0)
 
 
+@cache
 def _normal_sum(total: sp.Sum) -> sp.Expr:
     """The sum with constant factors in front and an index of our own."""
     ((index, low, high),) = total.limits

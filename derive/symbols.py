@@ -27,6 +27,7 @@ x_pos, x_neg = sp.IndexedBase("x_pos", real=True), sp.IndexedBase("x_neg", real=
 EMBEDDINGS: Mapping[str, sp.IndexedBase] = MappingProxyType({"x": x, "x_pos": x_pos, "x_neg": x_neg})
 
 _VARIABLE = sp.Dummy(real=True)
+_COMPONENTS = sp.symbols("component:6", real=True)
 
 d = sp.Symbol("d", nonnegative=True)
 d_pos, d_neg = sp.Symbol("d_pos", nonnegative=True), sp.Symbol("d_neg", nonnegative=True)
@@ -90,6 +91,9 @@ def without_sums(expr: sp.Expr) -> tuple[sp.Expr, dict[sp.Dummy, sp.Sum]]:
 def stand_in(expr: sp.Expr) -> sp.Dummy:
     """An indeterminate of the same sign, as far as that is known of a sum by its terms."""
     known = expr.function if isinstance(expr, sp.Sum) else expr
+    # all components are real: SymPy need not find out again for those of other embeddings
+    components = sorted(known.atoms(sp.Indexed), key=sp.default_sort_key)
+    known = known.xreplace(dict(zip(components, _COMPONENTS, strict=False)))
     return sp.Dummy(real=True, nonnegative=known.is_nonnegative, positive=known.is_positive)
 
 

@@ -76,6 +76,26 @@ def test_accepted_formulas_mean_what_they_mean_in_mathematics(text: str, value: 
     assert read(text) == value
 
 
+def test_what_is_said_more_than_once_is_computed_once_per_reading_and_component() -> None:
+    calls: list[Any] = []
+
+    def noted(value: Any) -> Any:
+        calls.append(value)
+        return value
+
+    algebra = Algebra(Fraction, {**EXACT.functions, "exp": noted}, EXACT.reduce)
+    formula = Definition("s = exp(a)*exp(a)\ns + exp(a) + sum(exp(v)*exp(v)) + sum(exp(v))", ("a",), ("v",))
+    for a in (A, B):
+        calls.clear()
+        value = formula.read(algebra, {"a": a}, {"v": V.__getitem__})
+        assert value == a * a + a + sum(v * v + v for v in V)
+        assert calls == [a, *V, *V]
+
+
+def test_numbers_that_are_equal_as_floats_only_are_not_the_same() -> None:
+    assert read("0.1*a - 0.10000000000000000001*a") == Fraction(-1, 10**20) * A
+
+
 def test_a_name_on_a_line_of_its_own_is_bound_to_what_the_reader_says() -> None:
     bound: dict[str, Any] = {}
 

@@ -128,7 +128,8 @@ def test_every_scalar_takes_both_signs_whatever_else_there_is(vectors: tuple[str
 
 def test_points_are_the_same_every_time_and_have_all_their_digits() -> None:
     with mpmath.workdps(DIGITS + 20):
-        first, again = list(SETTING.points()), list(SETTING.points())
+        first, again = SETTING.points(), dataclasses.replace(SETTING).points()
+        assert first is SETTING.points()
         assert first == again
         value = first[0].vectors["x"][0]
         assert abs(value - mpmath.mpf(float(value))) > mpmath.mpf(10) ** -30

@@ -15,14 +15,14 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from ..catalogue import Objective
 from ..errors import DefinitionError, UsageError
 from ..formats import FORMATS
 from ..version import __version__
 
 if TYPE_CHECKING:
+    import jinja2
+
     from ..differentiate import Derivation
     from ..kernel import RowKernel
     from ..printing import InfixPrinter
@@ -273,6 +273,8 @@ _ENVIRONMENTS: dict[tuple[object, ...], jinja2.Environment] = {}
 
 
 def _environment(root: Traversable, delimiters: Mapping[str, str]) -> jinja2.Environment:
+    import jinja2
+
     def load(name: str) -> str | None:
         entry = root.joinpath(*name.split("/"))
         return entry.read_text(encoding="utf-8") if entry.is_file() else None

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..printing import ATOM, InfixPrinter
 from .base import Product, Settings, Target, slots
 
@@ -58,6 +56,8 @@ class NumpyTarget(Target):
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:
+        import numpy as np
+
         from ..verify.checks import DIMS, run_checks
         from ..verify.report import Report
 
@@ -82,6 +82,7 @@ def load(product: Product) -> ModuleType:
 
 def runner(module: ModuleType) -> Any:
     """A `verify.checks.Runner` on a generated module; the loss is NaN where its two functions do not agree."""
+    import numpy as np
 
     def run(
         x: Any, x_pos: Any, x_neg: Any, parameters: Mapping[str, float], reduction: str = "none"

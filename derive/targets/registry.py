@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from ..errors import UsageError
@@ -15,6 +14,14 @@ from .numpy import NumpyTarget
 from .pdf import PdfTarget
 
 ENTRY_POINTS = "derive_triplet.targets"
+OURS: Mapping[str, Target] = MappingProxyType(
+    {target.name: target for target in (NumpyTarget(), CudaTarget(), LatexTarget(), PdfTarget())}
+)
+
+
+def targets_for(*names: str) -> Mapping[str, Target]:
+    """Our own targets if all the names are among them, else every target: packages are not searched in vain."""
+    return OURS if OURS.keys() >= set(names) else targets()
 
 
 @cache
@@ -23,9 +30,9 @@ def targets() -> Mapping[str, Target]:
 
     Raises `UsageError` if a package offers something that is not a target, or one under a name that is taken.
     """
-    found: dict[str, Target] = {
-        target.name: target for target in (NumpyTarget(), CudaTarget(), LatexTarget(), PdfTarget())
-    }
+    from importlib.metadata import entry_points
+
+    found = dict(OURS)
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         try:
             target = entry.load()

@@ -8,8 +8,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from ..launches import qualified
 from ..targets.base import Product
 from . import nvcc, nvrtc
-from .executed import execute, kernels_to_execute, prepare
 from .report import Check, Report
+from .selection import kernels_to_execute
 
 _NEWEST = 100
 _MORE = "pip install 'derive-triplet[cuda]' brings the compiler NVRTC, which needs no GPU"
@@ -28,8 +28,11 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
         chosen = offered if thorough else offered[:1]
         with ThreadPoolExecutor() as pool:
             pending = _by_nvrtc(pool, product, chosen, thorough)
+            # while the compiler is at work
+            from .executed import execute, prepare
+
             for dtype in product.settings.dtypes:
-                prepare(product, dtype, thorough)  # while the compiler is at work
+                prepare(product, dtype, thorough)
             for architecture, dtype, names, outcome in pending:
                 result = outcome()
                 checks += _compilation(architecture, dtype, names, result)

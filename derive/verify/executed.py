@@ -11,14 +11,12 @@ import numpy as np
 
 from ..formats import FORMATS, from_bits, to_bits
 from ..launches import (
-    BLOCK,
     FLOAT_TYPES,
     REDUCTION_THREADS,
     THREADS,
     WARP,
     Start,
     fused_start,
-    kernels,
     qualified,
     reduction,
     single_start,
@@ -30,27 +28,16 @@ from .checks import BOUND, EMBEDDINGS, remember, run_checks
 from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
+from .selection import SHORT, is_held, lengths
 
 _SHAPES = ((1_003, 2), (3, 5_003))
 _ROWS = 3
-_SHORT = 25
 
 
 def prepare(product: Product, dtype: str, thorough: bool) -> None:
     """Compute the reference that `execute` will need."""
     parameters = product.settings.values(product.objective)
-    remember(product.objective, dtype, parameters, _dims(dtype, thorough), rescale(product.kernel).full_range)
-
-
-def kernels_to_execute(dtype: str, thorough: bool) -> tuple[str, ...]:
-    """The kernels of one float type that `execute` needs."""
-    if thorough:
-        return kernels([dtype])
-    scalar = FLOAT_TYPES[dtype]
-    dims = (*range(1, 8), _SHORT, 16 * scalar.wide, *_dims(dtype, thorough))
-    started = [fused_start(scalar, 1, dim) for dim in dims]
-    started += [single_start(kernel, scalar, 1, _SHORT) for kernel in ("forward", "backward")]
-    return tuple(dict.fromkeys([*(start.kernel for start in started), reduction(scalar)]))
+    remember(product.objective, dtype, parameters, lengths(dtype, thorough), rescale(product.kernel).full_range)
 
 
 def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) -> list[Check]:
@@ -66,18 +53,18 @@ def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) ->
         [dtype],
         parameters,
         product.derivation.distance.translation_invariant,
-        dims=_dims(dtype, thorough),
+        dims=lengths(dtype, thorough),
         shapes=_SHAPES if thorough else (),
         full_range=full_range,
         at_once=True,
     )
     wide = FLOAT_TYPES[dtype].wide
-    held = [dim for dim in _dims(dtype, thorough) if dim <= BLOCK.reach * (wide if dim % wide == 0 else 1)]
-    lengths = (24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if thorough else ()
+    held = [dim for dim in lengths(dtype, thorough) if is_held(dtype, dim)]
+    dims = (SHORT, *((24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if thorough else ()))
     checks = (
         *checks,
         _measured("bytes moved", "rows in registers", dtype, 0, "beyond 6 * rows * dim", partial(_moved, runner, held)),
-        _exactly("upstream gradient", dtype, partial(_upstream, runner, parameters, (_SHORT, *lengths))),
+        _exactly("upstream gradient", dtype, partial(_upstream, runner, parameters, dims)),
         _exactly("NaN stays in its row", dtype, partial(_isolated, runner, parameters)),
         _exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
     )
@@ -98,15 +85,6 @@ def _measured(name: str, regime: str, dtype: str, bound: float, unit: str, measu
 def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
     """A check that no number differs."""
     return _measured(name, "bit for bit", dtype, 0, "numbers", differing)
-
-
-def _dims(dtype: str, thorough: bool) -> tuple[int, ...]:
-    """Numbers of components with which every fused kernel is launched, or those that differ most."""
-    wide = FLOAT_TYPES[dtype].wide
-    if not thorough:
-        return WARP.reach + 1, (BLOCK.reach + 1) * wide
-    held = [team.threads * packs for team in (WARP, BLOCK) for packs in team.held]
-    return (*(wide * (packs - 1) for packs in held), *(packs - 1 for packs in held), (BLOCK.reach + 1) * wide, 2053)
 
 
 class PtxRunner:
@@ -212,7 +190,7 @@ def _moved(runner: PtxRunner, dims: Iterable[int]) -> float:
     """By how much, relatively, a kernel that holds its row in registers moves more than it has to."""
     parameters = _ones(runner)
     excess = 0.0
-    for dim in (1, _SHORT, *dims):
+    for dim in (1, SHORT, *dims):
         layer = runner.layer(runner.batch(_ROWS, dim), parameters)
         traffic = layer.fused().traffic
         moved = sum(traffic[buffer.name].bytes_read for buffer in layer.inputs)
@@ -251,10 +229,10 @@ def _isolated(runner: PtxRunner, parameters: Mapping[str, float]) -> int:
     """How many numbers of other rows change where one holds NaN or infinity, or do not become NaN where they must."""
     differ, bad_row, others = 0, 1, [0, 2]
     for run in (Layer.fused, Layer.in_two):
-        plain = runner.layer(runner.batch(_ROWS, _SHORT), parameters)
+        plain = runner.layer(runner.batch(_ROWS, SHORT), parameters)
         run(plain)
         for bad in (np.nan, np.inf):
-            batch = runner.batch(_ROWS, _SHORT)
+            batch = runner.batch(_ROWS, SHORT)
             batch[0][bad_row, 3] = bad
             layer = runner.layer(batch, parameters)
             run(layer)
@@ -285,7 +263,7 @@ def _far_in_two(runner: PtxRunner, parameters: Mapping[str, float]) -> float:
     """By how many ULPs forward and backward differ from both at once, where sums of squares leave the range."""
     worst, info = 0.0, FORMATS[runner.dtype]
     for sign in (-1, 1):
-        batch = runner.batch(_ROWS, _SHORT, 2.0 ** (sign * _far_exponent(runner.dtype)))
+        batch = runner.batch(_ROWS, SHORT, 2.0 ** (sign * _far_exponent(runner.dtype)))
         both, layer = runner.layer(batch, parameters), runner.layer(batch, parameters)
         both.fused()
         layer.in_two()

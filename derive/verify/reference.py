@@ -7,6 +7,7 @@ At a kink, where the one-sided differences disagree, the derivative is 0, the co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,4 +156,4 @@ def _shifted(vector: Sequence[Any], k: int, amount: Any) -> list[Any]:
 
 def _digits(size: Any, h: Any) -> int:
     """Digits that hold `size` and, 40 digits deep, a change by `h`."""
-    return 40 + int(mpmath.ceil(mpmath.log10(size / h)))
+    return 40 + math.ceil(int(mpmath.mag(size / h)) * math.log10(2))

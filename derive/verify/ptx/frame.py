@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -108,13 +108,15 @@ class Frame:
         else:
             self.symbols[variable.name] = self.memory.variable(variable).address
 
-    def register(self, name: str, stored: np.dtype[Any]) -> Array:
-        """The array of a register; before it is written it holds NaN and the like."""
+    def register(self, name: str, stored: np.dtype[Any], count: int = 0) -> Array:
+        """The array of a register, of which `count` lanes are to be written now.
+
+        Before it is written it holds NaN and the like.
+        """
         held = self.registers.get(name)
         if held is None:
-            held = (
-                np.zeros(self.lanes, bool) if stored.kind == "b" else np.full(self.lanes, np.iinfo(stored).max, stored)
-            )
+            every = count == self.lanes
+            held = np.empty(self.lanes, stored) if every else np.full(self.lanes, _unwritten(stored), stored)
             self.registers[name] = held
         return held
 
@@ -160,6 +162,11 @@ class Frame:
     def thread(self, lane: int) -> tuple[Dim, Dim]:
         """The coordinates of block and thread."""
         return self.shape.thread(int(self.threads[lane]))
+
+
+@cache
+def _unwritten(stored: np.dtype[Any]) -> int:
+    return 0 if stored.kind == "b" else int(np.iinfo(stored).max)
 
 
 def packed(here: _Mask) -> Array:

@@ -154,6 +154,7 @@ _CALL = re.compile(
     rf"(?:\((?P<results>[^)]*)\)\s*,\s*)?(?P<name>{_NAME})\s*(?:,\s*\((?P<arguments>[^)]*)\))?", re.DOTALL
 )
 _ADDRESS = re.compile(r"(?P<base>[^+\s]+?)\s*(?P<offset>[+-]\s*-?\s*\w+)?")
+_OPERAND = re.compile(r"(?:\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|[^,])+")
 _LABEL_OR_BRACE = re.compile(rf"[{{}}]|(?<![\w$%])(?P<label>{_NAME}):(?!:)")
 _COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"\n]*"', re.DOTALL)
 
@@ -185,10 +186,10 @@ class _Text:
 
     def until(self, stop: str) -> str:
         """The text up to one of the characters `stop`, which is not taken."""
-        found = re.compile(f"[{re.escape(stop)}]").search(self.text, self.at)
-        if not found:
+        ends = [end for character in stop if (end := self.text.find(character, self.at)) >= 0]
+        if not ends:
             raise UnsupportedError(f"line {self.line}: the text ends without any of {stop!r}")
-        return self.take(found.start())
+        return self.take(min(ends))
 
     def statement(self) -> str:
         """The text up to the semicolon that ends the statement."""
@@ -394,7 +395,10 @@ class _Body:
 
     def name(self, name: str) -> str:
         """What a name means in the innermost scope that declares it."""
-        return next((scope[name] for scope in reversed(self.scopes) if name in scope), name)
+        for scope in reversed(self.scopes):
+            if name in scope:
+                return scope[name]
+        return name
 
     def locate(self, directive: str) -> None:
         """`.loc file line column ...`: where the instructions that follow come from."""
@@ -488,14 +492,7 @@ def _symbols(operands: tuple[Operand, ...]) -> Iterator[str]:
 
 def _split(text: str) -> list[str]:
     """The operands of an instruction, apart at the commas outside brackets and braces."""
-    parts, depth, start = [], 0, 0
-    for at, character in enumerate(text):
-        depth += {"{": 1, "[": 1, "(": 1, "}": -1, "]": -1, ")": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            parts.append(text[start:at])
-            start = at + 1
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
+    return [part.strip() for part in _OPERAND.findall(text) if part.strip()]
 
 
 def _operand(text: str, registers: Collection[str], meaning: Callable[[str], str], line: int) -> Operand:
@@ -504,6 +501,9 @@ def _operand(text: str, registers: Collection[str], meaning: Callable[[str], str
     def read(part: str) -> Operand:
         return _operand(part.strip(), registers, meaning, line)
 
+    renamed = meaning(text)
+    if renamed in registers:  # as most operands are
+        return Register(renamed)
     if text == "_":
         return Sink()
     if text[0] == "{":
@@ -528,8 +528,7 @@ def _operand(text: str, registers: Collection[str], meaning: Callable[[str], str
         return number
     if not re.fullmatch(rf"{_NAME}(?:\.[\w.]+)?", text):
         raise UnsupportedError(f"line {line}: the operand {text!r} is not supported")
-    renamed = meaning(text)
-    return Register(renamed) if renamed in registers or text[0] == "%" else Symbol(renamed)
+    return Register(renamed) if text[0] == "%" else Symbol(renamed)
 
 
 def _number(text: str) -> Immediate | None:

@@ -170,7 +170,7 @@ class Program:
             raise UnsupportedError(f"a result of {type_.name} in {name}")
 
         def write(frame: Frame, group: Group, values: Array) -> None:
-            frame.register(name, stored)[group.at] = types.encode(values, type_, stored)
+            frame.register(name, stored, group.count)[group.at] = types.encode(values, type_, stored)
 
         return write
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Type:
     bits: int
     count: int = 1
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes, of all elements."""
         return max(1, self.bits * self.count // 8)
@@ -41,7 +41,7 @@ class Type:
     def is_signed(self) -> bool:
         return self.kind == "s"
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Of the arrays that are computed with."""
         if self.kind == "pred":
@@ -52,7 +52,7 @@ class Type:
             return np.dtype(_FLOATS[self.bits])
         return np.dtype(f"{'i' if self.is_signed else 'u'}{self.bits // 8}")
 
-    @property
+    @cached_property
     def stored(self) -> np.dtype[Any]:
         """Of the arrays that registers are kept in."""
         return np.dtype(bool) if self.kind == "pred" else np.dtype(f"u{self.size}")
