@@ -9,7 +9,7 @@ from ..launches import qualified
 from ..targets.base import Product
 from . import nvcc, nvrtc
 from .report import Check, Report
-from .selection import kernels_to_execute
+from .selection import depth, kernels_to_execute
 
 _NEWEST = 100
 _MORE = "pip install 'derive-triplet[cuda]' brings the compiler NVRTC, which needs no GPU"
@@ -31,13 +31,14 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
             # while the compiler is at work
             from .executed import execute, prepare
 
-            for dtype in product.settings.dtypes:
-                prepare(product, dtype, thorough)
+            dtypes = product.settings.dtypes
+            for dtype in dtypes:
+                prepare(product, dtype, depth(dtype, dtypes, thorough))
             for architecture, dtype, names, outcome in pending:
                 result = outcome()
                 checks += _compilation(architecture, dtype, names, result)
                 if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
-                    checks += execute(product, dtype, result, thorough)
+                    checks += execute(product, dtype, result, depth(dtype, dtypes, thorough))
                     executed = True
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
     if nvcc.find() and (thorough or not levels):
@@ -57,11 +58,9 @@ _Pending = tuple[str, str, list[str], Callable[[], nvrtc.Compiled | str]]
 def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str], thorough: bool) -> list[_Pending]:
     header = next(file for file in product.files if file.path.endswith(".cuh"))
     # one compilation per float type: two threads then share the work of an architecture
-    parts = [
-        (architecture, dtype, [qualified(product.objective.stem, k) for k in kernels_to_execute(dtype, thorough)])
-        for architecture in architectures
-        for dtype in product.settings.dtypes
-    ]
+    dtypes, stem = product.settings.dtypes, product.objective.stem
+    names = {d: [qualified(stem, k) for k in kernels_to_execute(d, depth(d, dtypes, thorough))] for d in dtypes}
+    parts = [(architecture, dtype, names[dtype]) for architecture in architectures for dtype in product.settings.dtypes]
 
     def compiled(architecture: str, names: list[str]) -> nvrtc.Compiled | str:
         try:

@@ -28,22 +28,22 @@ from .checks import BOUND, EMBEDDINGS, remember, run_checks
 from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
-from .selection import SHORT, is_held, lengths
+from .selection import SHORT, Depth, is_held, is_in_two, lengths
 
 _SHAPES = ((1_003, 2), (3, 5_003))
 _ROWS = 3
 
 
-def prepare(product: Product, dtype: str, thorough: bool) -> None:
+def prepare(product: Product, dtype: str, depth: Depth) -> None:
     """Compute the reference that `execute` will need."""
     parameters = product.settings.values(product.objective)
-    remember(product.objective, dtype, parameters, lengths(dtype, thorough), rescale(product.kernel).full_range)
+    remember(product.objective, dtype, parameters, lengths(dtype, depth), rescale(product.kernel).full_range)
 
 
-def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) -> list[Check]:
+def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> list[Check]:
     """Everything that is asked of executable code, of the kernels of one float type; and how they access memory.
 
-    thorough: every kernel, instead of those that differ most.
+    depth: how many of the kernels `compiled` holds.
     """
     parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
     runner = PtxRunner(product, dtype, ptx.load(compiled.ptx, compiled.names))
@@ -53,22 +53,23 @@ def execute(product: Product, dtype: str, compiled: Compiled, thorough: bool) ->
         [dtype],
         parameters,
         product.derivation.distance.translation_invariant,
-        dims=lengths(dtype, thorough),
-        shapes=_SHAPES if thorough else (),
+        dims=lengths(dtype, depth),
+        shapes=_SHAPES if depth is Depth.EVERY else (),
         full_range=full_range,
         at_once=True,
     )
     wide = FLOAT_TYPES[dtype].wide
-    held = [dim for dim in lengths(dtype, thorough) if is_held(dtype, dim)]
-    dims = (SHORT, *((24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if thorough else ()))
+    held = [dim for dim in lengths(dtype, depth) if is_held(dtype, dim)]
+    dims = (SHORT, *((24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if depth is Depth.EVERY else ()))
+    runs = (Layer.fused, Layer.in_two) if is_in_two(depth) else (Layer.fused,)
     checks = (
         *checks,
         _measured("bytes moved", "rows in registers", dtype, 0, "beyond 6 * rows * dim", partial(_moved, runner, held)),
-        _exactly("upstream gradient", dtype, partial(_upstream, runner, parameters, dims)),
-        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, parameters)),
+        _exactly("upstream gradient", dtype, partial(_upstream, runner, runs, parameters, dims)),
+        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
         _exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
     )
-    if not full_range or not _far_exponent(dtype):
+    if not (full_range and is_in_two(depth) and _far_exponent(dtype)):
         return list(checks)
     in_two = partial(_far_in_two, runner, parameters)
     return [*checks, _measured("forward, backward", "far scales", dtype, BOUND, "ulp", in_two)]
@@ -111,10 +112,10 @@ class PtxRunner:
         values = np.array([parameters[name] for name in self.names], FORMATS[self.dtype].computed_in)
         return Layer(self, batch, values, upstream, first)
 
-    def batch(self, rows: int, dim: int, scale: float = 1.0) -> list[Array]:
+    def batch(self, rows: int, dim: int) -> list[Array]:
         """Ordinary embeddings; the same ones on every run."""
         random = np.random.Generator(np.random.PCG64(dim))
-        return [FORMATS[self.dtype].rounded(scale * random.uniform(-1, 1, (rows, dim))) for _ in EMBEDDINGS]
+        return [FORMATS[self.dtype].rounded(random.uniform(-1, 1, (rows, dim))) for _ in EMBEDDINGS]
 
 
 class Layer:
@@ -182,6 +183,10 @@ class Layer:
         return self.device.launch(program, start.blocks, THREADS, [*self.inputs, *arguments], blocks=only)
 
 
+Run = Callable[..., object]
+"""A method of `Layer` that makes losses and gradients."""
+
+
 def _differing(found: Iterable[Array], wanted: Iterable[Array]) -> int:
     return sum(int(np.count_nonzero(a != b)) for a, b in zip(found, wanted, strict=True))
 
@@ -190,7 +195,7 @@ def _moved(runner: PtxRunner, dims: Iterable[int]) -> float:
     """By how much, relatively, a kernel that holds its row in registers moves more than it has to."""
     parameters = _ones(runner)
     excess = 0.0
-    for dim in (1, SHORT, *dims):
+    for dim in (SHORT, *dims):
         layer = runner.layer(runner.batch(_ROWS, dim), parameters)
         traffic = layer.fused().traffic
         moved = sum(traffic[buffer.name].bytes_read for buffer in layer.inputs)
@@ -203,8 +208,8 @@ def _ones(runner: PtxRunner) -> dict[str, float]:
     return dict.fromkeys(runner.names, 1.0)
 
 
-def _upstream(runner: PtxRunner, parameters: Mapping[str, float], dims: Iterable[int]) -> int:
-    """How many numbers differ, in one kernel and in two, from those of rows that have the upstream gradient as factor.
+def _upstream(runner: PtxRunner, runs: Iterable[Run], parameters: Mapping[str, float], dims: Iterable[int]) -> int:
+    """How many numbers differ from those of rows that have the upstream gradient as factor.
 
     That a factor multiplies gradients is seen by the check of mean and sum.
     """
@@ -218,28 +223,27 @@ def _upstream(runner: PtxRunner, parameters: Mapping[str, float], dims: Iterable
             plain.fused(factor * other)
             rows.append([array[row] for array in plain.results()])
         wanted = [np.stack(parts) for parts in zip(*rows, strict=True)]
-        for run in (Layer.in_two, Layer.fused):
+        for run in runs:
             layer = runner.layer(batch, parameters, upstream)
             run(layer, factor)
             differ += _differing(layer.results(), wanted)
     return differ
 
 
-def _isolated(runner: PtxRunner, parameters: Mapping[str, float]) -> int:
-    """How many numbers of other rows change where one holds NaN or infinity, or do not become NaN where they must."""
-    differ, bad_row, others = 0, 1, [0, 2]
-    for run in (Layer.fused, Layer.in_two):
-        plain = runner.layer(runner.batch(_ROWS, SHORT), parameters)
+def _isolated(runner: PtxRunner, runs: Iterable[Run], parameters: Mapping[str, float]) -> int:
+    """How many numbers change where other rows hold NaN and infinity, or do not become NaN where they must."""
+    rows, nan, others, k = 4, 1, [0, 3], 3
+    batch = runner.batch(rows, SHORT)
+    with_bad = [array.copy() for array in batch]
+    with_bad[0][[nan, 2], k] = np.nan, np.inf
+    differ = 0
+    for run in runs:
+        plain, layer = runner.layer(batch, parameters), runner.layer(with_bad, parameters)
         run(plain)
-        for bad in (np.nan, np.inf):
-            batch = runner.batch(_ROWS, SHORT)
-            batch[0][bad_row, 3] = bad
-            layer = runner.layer(batch, parameters)
-            run(layer)
-            differ += _differing((a[others] for a in layer.results()), (a[others] for a in plain.results()))
-            if np.isnan(bad):
-                own = [layer.loss()[bad_row], *(gradient[bad_row, 3] for gradient in layer.gradients())]
-                differ += int(np.count_nonzero(~np.isnan(own)))
+        run(layer)
+        differ += _differing((a[others] for a in layer.results()), (a[others] for a in plain.results()))
+        own = [layer.loss()[nan], *(gradient[nan, k] for gradient in layer.gradients())]
+        differ += int(np.count_nonzero(~np.isnan(own)))
     return differ
 
 
@@ -261,15 +265,15 @@ def _far_exponent(dtype: str) -> int:
 
 def _far_in_two(runner: PtxRunner, parameters: Mapping[str, float]) -> float:
     """By how many ULPs forward and backward differ from both at once, where sums of squares leave the range."""
-    worst, info = 0.0, FORMATS[runner.dtype]
-    for sign in (-1, 1):
-        batch = runner.batch(_ROWS, SHORT, 2.0 ** (sign * _far_exponent(runner.dtype)))
-        both, layer = runner.layer(batch, parameters), runner.layer(batch, parameters)
-        both.fused()
-        layer.in_two()
-        worst = max(worst, float(_differing([layer.loss()], [both.loss()])))
-        for found, wanted in zip(layer.gradients(), both.gradients(), strict=True):
-            unit = info.eps * np.abs(wanted).astype(np.float64) + info.tiny
-            error = np.abs(found.astype(np.float64) - wanted) / unit
-            worst = float(np.maximum(worst, np.max(np.where(np.isfinite(found), error, np.nan))))
+    info, exponent = FORMATS[runner.dtype], _far_exponent(runner.dtype)
+    scales = np.array([[2.0**-exponent], [2.0**exponent]])
+    batch = [info.rounded(scales * array) for array in runner.batch(2, SHORT)]
+    both, layer = runner.layer(batch, parameters), runner.layer(batch, parameters)
+    both.fused()
+    layer.in_two()
+    worst = float(_differing([layer.loss()], [both.loss()]))
+    for found, wanted in zip(layer.gradients(), both.gradients(), strict=True):
+        unit = info.eps * np.abs(wanted).astype(np.float64) + info.tiny
+        error = np.abs(found.astype(np.float64) - wanted) / unit
+        worst = float(np.maximum(worst, np.max(np.where(np.isfinite(found), error, np.nan))))
     return worst

@@ -90,13 +90,14 @@ def regimes(
         )
     if full_range and dtype in _FAR_SCALES:
         large, small = _FAR_SCALES[dtype], 1 / _FAR_SCALES[dtype]
-        for scale in (small, large):
-            yield regime(f"far, scale {scale:.0e}", normal(2, 3, scale), normal(2, 3, scale), normal(2, 3, scale))
-        x = normal(2, 3, small)
-        yield regime("one distance tiny, one huge", x, normal(2, 3, small), normal(2, 3, large))
-        yield regime("one distance huge, one tiny", x, normal(2, 3, large), normal(2, 3, small))
-        size = FORMATS[dtype].tiny / 4
-        yield regime("subnormal", normal(2, 3, size), normal(2, 3, size), normal(2, 3, size))
+        for name, *scales in (
+            (f"far, scale {small:.0e}", small, small, small),
+            (f"far, scale {large:.0e}", large, large, large),
+            ("one distance tiny, one huge", small, small, large),
+            ("one distance huge, one tiny", small, large, small),
+            ("subnormal", *(3 * [FORMATS[dtype].tiny / 4])),
+        ):
+            yield regime(name, *(normal(1, 3, scale) for scale in scales))
     for dim in dims:
         columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 2, replace=False)), dim - 1)
         scattered = [np.zeros((3, dim), FORMATS[dtype].dtype) for _ in range(3)]

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import Enum
+
 from ..launches import BLOCK, FLOAT_TYPES, TEAMS, WARP, fused_start, kernels, reduction, single_start
 
 SHORT = 25
 """Components of a row that no access of several fits."""
 
 
-def lengths(dtype: str, thorough: bool) -> tuple[int, ...]:
-    """Numbers of components with which every fused kernel is launched, or those that differ most."""
-    wide = FLOAT_TYPES[dtype].wide
-    if not thorough:
-        return WARP.reach + 1, (BLOCK.reach + 1) * wide
+class Depth(Enum):
+    """How much is executed.
+
+    Every kernel; those that differ most; or those of short rows, which have all of the mathematics.
+    """
+
+    EVERY = "every kernel"
+    MOST = "the kernels that differ most"
+    SHORT = "the kernels of short rows"
+
+
+def depth(dtype: str, dtypes: Sequence[str], thorough: bool) -> Depth:
+    """How much is executed for one of the float types: the kernels are the same templates for all of them."""
+    return Depth.EVERY if thorough else Depth.MOST if dtype == dtypes[0] else Depth.SHORT
+
+
+def lengths(dtype: str, depth: Depth) -> tuple[int, ...]:
+    """Numbers of components, besides a few, with which fused kernels are launched."""
+    wide, beyond = FLOAT_TYPES[dtype].wide, BLOCK.reach + 1
     held = [team.threads * packs for team in TEAMS for packs in team.held]
-    return (
-        *(wide * (packs - 1) for packs in held),
-        *(packs - 1 for packs in held),
-        (BLOCK.reach + 1) * wide,
-        BLOCK.reach + 1,
-    )
+    every = (*(wide * (packs - 1) for packs in held), *(packs - 1 for packs in held), wide * beyond, beyond)
+    return {Depth.EVERY: every, Depth.MOST: (WARP.reach + 1, wide * beyond), Depth.SHORT: ()}[depth]
 
 
 def is_held(dtype: str, dim: int) -> bool:
@@ -28,12 +41,17 @@ def is_held(dtype: str, dim: int) -> bool:
     return dim <= BLOCK.reach * (wide if dim % wide == 0 else 1)
 
 
-def kernels_to_execute(dtype: str, thorough: bool) -> tuple[str, ...]:
+def is_in_two(depth: Depth) -> bool:
+    """Whether forward and backward are executed one after the other as well."""
+    return depth is not Depth.SHORT
+
+
+def kernels_to_execute(dtype: str, depth: Depth) -> tuple[str, ...]:
     """The kernels of one float type that are executed."""
-    if thorough:
+    if depth is Depth.EVERY:
         return kernels([dtype])
     scalar = FLOAT_TYPES[dtype]
-    dims = (*range(1, 8), SHORT, 16 * scalar.wide, *lengths(dtype, thorough))
+    dims = (*range(1, 8), SHORT, 16 * scalar.wide, *lengths(dtype, depth))
     started = [fused_start(scalar, 1, dim) for dim in dims]
-    started += [single_start(kernel, scalar, 1, SHORT) for kernel in ("forward", "backward")]
+    started += [single_start(kernel, scalar, 1, SHORT) for kernel in ("forward", "backward") if is_in_two(depth)]
     return tuple(dict.fromkeys([*(start.kernel for start in started), reduction(scalar)]))
