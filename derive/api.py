@@ -117,13 +117,16 @@ def requests_for(
     dtypes: Sequence[str] = (),
     parameters: Mapping[str, float] | None = None,
 ) -> list[Request]:
-    """Every combination of the names, 'all' being one of each; a parameter goes to the objectives that have it.
+    """Every combination of the names, 'all' being one of each, but for targets that have to be named.
+
+    A parameter goes to the objectives that have it.
 
     Raises `UsageError` for an unknown name, a value outside its domain, or a parameter that no objective has.
     """
     requests, used = [], set()
     makers = targets_for(*target_names)
-    for target in _chosen(target_names, makers, "target"):
+    usual = {name: maker for name, maker in makers.items() if maker.in_all or name in target_names}
+    for target in _chosen(target_names, usual if "all" in target_names else makers, "target"):
         chosen_dtypes = _dtypes(dtypes or None, makers[target])
         for loss in _chosen(losses, LOSSES, "loss"):
             for norm in _chosen(norms, DISTANCES, "norm"):

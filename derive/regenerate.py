@@ -203,11 +203,17 @@ def check(products: Iterable[Product], root: Path, complete: bool) -> list[Drift
     drift += [Drift(p.command, "not compared", (), f"{p.command}: {p.lacks}\n") for p in lacking]
     if complete:
         expected = {path for product in everything for path in targets()[product.target].paths(product.objective)}
-        extra = [path for path in _generated_files(root) if path not in expected]
+        unasked = _unasked(everything)
+        extra = [p for p in _generated_files(root) if p not in expected and p.partition("/")[0] not in unasked]
         drift += [Drift(path, "extra", (f"rm {shlex.quote(str(root / path))}",)) for path in extra]
     if not lacking and (manifest := _compare_manifest(root, products, complete)):
         drift.insert(0, manifest)
     return drift
+
+
+def _unasked(products: Iterable[Product]) -> set[str]:
+    """The targets that have to be named, and were not: their files are nobody's business here."""
+    return {name for name, target in targets().items() if not target.in_all} - {product.target for product in products}
 
 
 def _command(product: Product, root: Path) -> str:
@@ -220,11 +226,14 @@ def _compare_manifest(root: Path, products: Sequence[Product], complete: bool) -
     expected = {_key(_entry(product)): _entry(product) for product in products}
     recorded = _manifest_entries(root) or []
     others = [entry for entry in recorded if _key(entry) not in expected]
+    unasked = _unasked(products) if complete else ()
+    left = [entry for entry in others if entry.get("target") in unasked]
+    others = [entry for entry in others if entry not in left]
     wrong = [_command(product, root) for product in products if _entry(product) not in recorded]
     mend = tuple(wrong or [_command(product, root) for product in products[:1]])
     if complete and others:
         mend = (f"rm {shlex.quote(str(root / MANIFEST))}", *(_command(product, root) for product in products))
-    entries = [*expected.values(), *([] if complete else others)]
+    entries = [*expected.values(), *left, *([] if complete else others)]
     return _compare(root, MANIFEST, _manifest_text(entries).encode(), mend)
 
 

@@ -128,6 +128,8 @@ class Target(ABC):
     """The float types that it can generate for."""
     usual_dtypes: tuple[str, ...] = DTYPES
     """Those that it generates for where none is asked for."""
+    in_all: bool = True
+    """Whether 'all' means it too; what takes long has to be named."""
     folder: str = ""
     """The folder of templates, where it is not called like the target."""
     shares: tuple[str, ...] = ()

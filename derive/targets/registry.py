@@ -9,13 +9,14 @@ from types import MappingProxyType
 from ..errors import UsageError
 from .base import Target
 from .cuda import CudaTarget
+from .cuda_usage import CudaUsageTarget
 from .latex import LatexTarget
 from .numpy import NumpyTarget
 from .pdf import PdfTarget
 
 ENTRY_POINTS = "derive_triplet.targets"
 OURS: Mapping[str, Target] = MappingProxyType(
-    {target.name: target for target in (NumpyTarget(), CudaTarget(), LatexTarget(), PdfTarget())}
+    {target.name: target for target in (NumpyTarget(), CudaTarget(), CudaUsageTarget(), LatexTarget(), PdfTarget())}
 )
 
 

@@ -77,6 +77,14 @@ def version() -> str:
     return f"{major.value}.{minor.value}"
 
 
+@cache
+def release() -> str:
+    """The compiler's exact release, such as '13.0.88', which decides how many registers a kernel gets."""
+    text = compile_source("__global__ void empty() {}", architectures()[0], ["empty"]).ptx
+    found = re.search(r"release [\d.]+, V([\d.]+)", text)
+    return found[1] if found else version()
+
+
 def architectures() -> tuple[str, ...]:
     """The GPU architectures that the compiler offers, oldest first, such as 'sm_75'."""
     count = ctypes.c_int()
