@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -12,6 +13,7 @@ from derive_triplet.derive.verify import nvcc, nvrtc
 TOOLS = {
     "nvrtc": nvrtc.is_available,
     "nvcc": lambda: nvcc.find() is not None,
+    "cmake": lambda: shutil.which("cmake") is not None,
     "tinytex": lambda: find_engine("tinytex") is not None,
     "latexmk": lambda: find_engine("latexmk") is not None,
 }
