@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..launches import BLOCK, FLOAT_TYPES, REDUCTION_THREADS, THREADS, WARP
+from ..launches import BLOCK, FLOAT_TYPES, MOST_BLOCKS, REDUCTION_THREADS, THREADS, WARP
 from .base import Product, Settings, Target
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class CudaTarget(Target):
             "warp": WARP,
             "block": BLOCK,
             "threads": THREADS,
+            "most_blocks": MOST_BLOCKS,
             "reduction_threads": REDUCTION_THREADS,
         }
 
