@@ -17,7 +17,7 @@ from .regimes import Array, Regime, regimes
 from .report import Check
 
 BOUND = 4.0
-"""Largest accepted error in ULPs of the result type, at the scale that `reference.Exact` defines."""
+"""Largest accepted error in ULPs, as `ulps` measures it."""
 
 EMBEDDINGS = ("x", "x_pos", "x_neg")
 DIMS = (5_003,)
@@ -181,16 +181,15 @@ def _cached_reference(objective: Objective, regime: Regime, row: int) -> Referen
 
 
 def ulps(found: Iterable[Any], exact: Exact, dtype: str, floor: float = 1.0) -> list[float]:
-    """Errors in units of the last place of `dtype`, at the scale of the exact result.
+    """Errors in units of the last place of the type that is computed in, at the scale of the exact result.
 
-    Below the normal range a unit is the smallest subnormal, or `floor` times that of the type that is computed in.
-    Infinity is right, and nothing else is, where the exact result is beyond the type; anywhere else what is not finite
-    is infinitely wrong.
+    Where results are kept in a narrower type, half a unit of that is granted before: they are rounded to nearest.
+    Below the normal range a unit is `floor` times the smallest subnormal. Infinity is right, and nothing else is, where
+    the exact result is beyond the type; anywhere else what is not finite is infinitely wrong.
     """
-    format_ = FORMATS[dtype]
-    least = max(format_.smallest_subnormal, floor * FORMATS[format_.computed_in].smallest_subnormal)
-    epsilon, least, largest = (mpmath.mpf(value) for value in (format_.eps, least, format_.largest))
-    beyond = largest * (1 + epsilon / 4)
+    kept, computed = FORMATS[dtype], FORMATS[FORMATS[dtype].computed_in]
+    least, epsilon, largest = (mpmath.mpf(v) for v in (floor * computed.smallest_subnormal, computed.eps, kept.largest))
+    beyond = largest * (1 + mpmath.mpf(kept.eps) / 4)
     errors = []
     for value, wanted, scale in zip(map(float, found), exact.value, exact.scale, strict=True):
         if math.isnan(value):
@@ -200,7 +199,8 @@ def ulps(found: Iterable[Any], exact: Exact, dtype: str, floor: float = 1.0) -> 
         elif math.isinf(value):
             errors.append(math.inf)
         else:
-            errors.append(float(abs(value - wanted) / (epsilon * scale + least)))
+            rounding = max(kept.eps * abs(wanted), kept.smallest_subnormal) / 2 if kept != computed else 0
+            errors.append(float(max(abs(value - wanted) - rounding, 0) / (epsilon * scale + least)))
     return errors
 
 

@@ -96,6 +96,8 @@ def regimes(
         for name, *scales in (
             (f"far, scale {small:.0e}", small, small, small),
             (f"far, scale {large:.0e}", large, large, large),
+            ("one distance tiny", small, small, 1.0),
+            ("the other tiny", small, 1.0, small),
             ("one distance tiny, one huge", small, small, large),
             ("one distance huge, one tiny", small, large, small),
             ("subnormal squares", lossy, lossy, lossy),
