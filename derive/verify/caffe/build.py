@@ -1,0 +1,213 @@
+"""Finds Caffe, or builds it: CPU only, with the reference BLAS, cached by a hash of all that goes into it.
+
+OpenBLAS would do for speed, but its sscal takes 0 * NaN for 0 and hides gradients that are not numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UsageError
+from . import sources
+from .sources import DEBIAN, LIBRARY, PATCHES, Source, run
+
+ROOT_VARIABLE = "CAFFE_ROOT"
+"""Names a folder with a CPU-only Caffe of one's own: built by its Makefile, or installed."""
+
+COMMAND = "python -m derive_triplet.derive.verify.caffe"
+"""Builds Caffe into the cache."""
+
+FLAGS = ("-std=c++14", "-O2", "-fPIC", "-DCPU_ONLY", "-DNDEBUG", "-DCAFFE_VERSION=1.0.0", "-w")
+
+_PACKAGES = {  # what has to be there -> the Debian package that brings it
+    "boost/filesystem.hpp": "libboost-filesystem-dev",
+    "boost/thread.hpp": "libboost-thread-dev",
+    "boost/python.hpp": "libboost-python-dev",
+    "glog/logging.h": "libgoogle-glog-dev",
+    "gflags/gflags.h": "libgflags-dev",
+    "google/protobuf/message.h": "libprotobuf-dev",
+    "cblas.h": "libblas-dev",
+}
+_PROGRAMS = {"g++": "g++", "protoc": "protobuf-compiler", "apt-get": "apt"}
+# whichever BLAS the machine's libblas.so.3 is; LD_LIBRARY_PATH chooses another one all the same
+_REFERENCE_BLAS = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/blas"
+_LINKED = (
+    *("-lboost_system", "-lboost_filesystem", "-lboost_thread", "-lglog", "-lgflags", "-lprotobuf"),
+    *(f"-L{_REFERENCE_BLAS}", f"-Wl,-rpath,{_REFERENCE_BLAS}", "-lblas"),
+)
+
+
+@dataclass(frozen=True)
+class Caffe:
+    """A Caffe that layers can be compiled against and run in.
+
+    includes: folders of headers, that of caffe.pb.h among them.
+    library: libcaffe.so.
+    python: the folder to put on the path for ``import caffe``.
+    proto: caffe.proto.
+    gtest: the folder that holds gtest/, the version of Google Test that Caffe ships.
+    """
+
+    root: Path
+    includes: tuple[Path, ...]
+    library: Path
+    python: Path
+    proto: Path
+    gtest: Path
+
+    def compile(self, *arguments: str | Path, folder: Path, flags: Iterable[str] = FLAGS) -> None:
+        """Run the compiler on what needs Caffe's headers and libcaffe; raises `UsageError` with what it says."""
+        headers = [f"-I{include}" for include in (*self.includes, self.gtest)]
+        linked = [str(self.library), f"-Wl,-rpath,{self.library.parent}", "-lglog", "-lprotobuf", "-lboost_system"]
+        run(["g++", *flags, *headers, *map(str, arguments), *linked], folder)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of a process that imports pycaffe, or loads a layer: only errors are logged."""
+        path = os.pathsep.join([str(self.python), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return {**os.environ, "PYTHONPATH": path, "GLOG_minloglevel": "2", "OMP_NUM_THREADS": "1"}
+
+
+def find() -> Caffe | None:
+    """The Caffe of CAFFE_ROOT if that is set, else the one in the cache, if it was built.
+
+    Raises `UsageError` if CAFFE_ROOT is set and there is none.
+    """
+    if chosen := os.environ.get(ROOT_VARIABLE):
+        return _at(Path(chosen).expanduser().absolute())
+    if shutil.which("g++") is None or shutil.which("protoc") is None:
+        return None
+    root = cached(DEBIAN)
+    return _at(root) if root.is_dir() else None
+
+
+def _at(root: Path) -> Caffe:
+    """The Caffe in a folder that its Makefile, its CMake or `build` has filled."""
+
+    def first(what: str, *candidates: str) -> Path:
+        for candidate in candidates:
+            if (root / candidate / what).exists():
+                return root / candidate
+        raise UsageError(f"no {what} in {root}; {ROOT_VARIABLE} names a folder in which Caffe was built")
+
+    headers = first("caffe/caffe.hpp", "include")
+    generated = first("caffe/proto/caffe.pb.h", "build/src", ".build_release/src", "build/include", "include")
+    return Caffe(
+        root,
+        (headers, generated),
+        first("libcaffe.so", "build/lib", "lib") / "libcaffe.so",
+        first("caffe/__init__.py", "python"),
+        first("caffe/proto/caffe.proto", "src", "share") / "caffe/proto/caffe.proto",
+        first("gtest/gtest.h", "src", "include"),
+    )
+
+
+def cached(source: Source) -> Path:
+    """The folder in the user's cache for a build of `source` by this machine's tools."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "derive-triplet" / f"caffe-{_key(source)}"
+
+
+@cache
+def _key(source: Source) -> str:
+    inputs = {
+        "source": source.sha256,
+        "library": LIBRARY,
+        "patches": PATCHES,
+        "flags": FLAGS,
+        "linked": _LINKED,
+        "tools": [subprocess.check_output([tool, "--version"], text=True) for tool in ("g++", "protoc")],
+        "python": [sysconfig.get_config_var("SOABI"), np.__version__.partition(".")[0]],
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def missing() -> tuple[str, ...]:
+    """The Debian packages that a build needs and this machine does not have."""
+    absent = {package for program, package in _PROGRAMS.items() if shutil.which(program) is None}
+    if "g++" not in absent:
+        tests = "".join(f'#if !__has_include(<{header}>)\n"{header}"\n#endif\n' for header in _PACKAGES)
+        command = ["g++", *_python_headers(), "-E", "-P", "-x", "c++", "-"]
+        found = subprocess.run(command, input=tests, capture_output=True, text=True, check=True).stdout
+        absent |= {package for header, package in _PACKAGES.items() if f'"{header}"' in found}
+    return tuple(sorted(absent))
+
+
+def build(source: Source = DEBIAN, say: Callable[[str], None] = print) -> Caffe:
+    """Fetch and build `source`, unless that was done before; takes about a minute.
+
+    Raises `UsageError`, with what to do about it, if something is missing or fails.
+    """
+    if packages := missing():
+        raise UsageError(f"Caffe needs Debian packages: apt-get install {' '.join(packages)}")
+    root = cached(source)
+    if root.is_dir():
+        return _at(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="caffe-", dir=root.parent) as scratch:
+        made = Path(scratch) / "caffe"
+        say(f"fetching {source.title}")
+        sources.unpack(source, made)
+        say("compiling")
+        _compile(made)
+        try:
+            made.rename(root)
+        except OSError:  # another process was faster
+            if not root.is_dir():
+                raise
+    return _at(root)
+
+
+def _compile(root: Path) -> None:
+    """libcaffe and pycaffe in the unpacked sources, laid out as Caffe's Makefile does."""
+    generated, objects, library = root / "build/src", root / "build/objects", root / "build/lib"
+    for folder in (generated, objects, library):
+        folder.mkdir(parents=True)
+    python_proto = root / "python/caffe/proto"
+    python_proto.mkdir()
+    (python_proto / "__init__.py").touch()
+    proto = root / "src/caffe/proto"
+    run(["protoc", f"-I{root / 'src'}", f"--cpp_out={generated}", str(proto / "caffe.proto")], root)
+    run(["protoc", f"-I{proto}", f"--python_out={python_proto}", str(proto / "caffe.proto")], root)
+
+    # a few large translation units read the headers a few times, not a hundred
+    parts = 4
+    for part in range(parts):
+        lines = [f'#include "{root}/src/caffe/{name}.cpp"\n' for name in LIBRARY[part::parts]]
+        (objects / f"library{part}.cpp").write_text("".join(lines), encoding="utf-8")
+    units = {
+        "pb": generated / "caffe/proto/caffe.pb.cc",
+        **{f"library{part}": objects / f"library{part}.cpp" for part in range(parts)},
+        "pycaffe": root / "python/caffe/_caffe.cpp",
+    }
+    headers = [f"-I{root / 'include'}", f"-I{generated}", *_python_headers()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = [
+            pool.submit(run, ["g++", *FLAGS, *headers, "-c", str(unit), "-o", f"{objects / name}.o"], root)
+            for name, unit in units.items()
+        ]
+        for outcome in compiled:
+            outcome.result()
+    parts_of_library = [f"{objects / name}.o" for name in units if name != "pycaffe"]
+    run(["g++", "-shared", "-o", f"{library}/libcaffe.so", *parts_of_library, *_LINKED], root)
+    boost_python = f"-lboost_python{''.join(sysconfig.get_python_version().split('.'))}"
+    linked = ["-Wl,-rpath,$ORIGIN/../../build/lib", f"-L{library}", "-lcaffe", boost_python, *_LINKED]
+    run(["g++", "-shared", "-o", "python/caffe/_caffe.so", f"{objects}/pycaffe.o", *linked], root)
+    shutil.rmtree(objects)
+
+
+def _python_headers() -> list[str]:
+    return [f"-I{sysconfig.get_paths()['include']}", f"-I{np.get_include()}"]
