@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from derive_triplet.derive.functions import masked_ratio, positive_part, sigmoid, softplus, step
 from derive_triplet.derive.printing import InfixPrinter, TextPrinter
 from derive_triplet.derive.symbols import i, k, n, x, y
-from derive_triplet.derive.targets.cuda import CudaPrinter
+from derive_triplet.derive.targets.cpp import CppPrinter
 from derive_triplet.derive.targets.numpy import NumpyPrinter
 
 A, B, C = sp.symbols("a b c", positive=True)
 VALUES = {"a": Fraction(5, 7), "b": Fraction(11, 3), "c": Fraction(2, 13)}
-PRINTERS = [InfixPrinter, TextPrinter, NumpyPrinter, CudaPrinter]
+PRINTERS = [InfixPrinter, TextPrinter, NumpyPrinter, CppPrinter]
 printers = pytest.mark.parametrize("printer", PRINTERS, ids=lambda printer: printer.__name__)
 
 
@@ -220,7 +220,7 @@ def test_a_numpy_reduction_is_a_sum_over_the_columns() -> None:
 
 def test_integers_do_not_divide_as_integers_in_cuda() -> None:
     for expr in (sp.Rational(1, 2), A ** sp.Rational(1, 3), sp.Rational(-3, 4) * A, A / 2):
-        text = CudaPrinter()(expr)
+        text = CppPrinter()(expr)
         assert re.search(r"\d", text)
         assert not re.search(r"(?<![T\w(])\(?\b\d+\b(?!\))", text.replace("T(-", "T(")), text
 

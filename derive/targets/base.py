@@ -137,6 +137,8 @@ class Target(ABC):
     templates: Mapping[str, str]
     folder: str = ""
     """The folder of templates, where it is not called like the target."""
+    shares: tuple[str, ...] = ()
+    """Folders of templates that those of the target include."""
     delimiters: Mapping[str, str] = {}
     """Jinja's delimiters, where the language needs its braces for itself."""
 
@@ -208,14 +210,16 @@ class Target(ABC):
 
     def _fingerprint(self, kernel: RowKernel, settings: Settings) -> str:
         """A hash of all that the output depends on: definitions, kernel, settings and templates."""
-        folder = self.template_root / (self.folder or self.name)
+        templates = _texts(self.template_root / (self.folder or self.name))
+        for shared in self.shares:
+            templates |= {f"{shared}/{name}": text for name, text in _texts(self.template_root / shared).items()}
         inputs = {
             "version": __version__,
             "definitions": [kernel.objective.distance.definition, kernel.objective.loss.definition],
             "kernel": repr(kernel),
             "dtypes": settings.dtypes,
             "parameters": settings.values(kernel.objective),
-            "templates": _texts(folder),
+            "templates": templates,
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
