@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from ..errors import UsageError
 from .base import Target
+from .caffe import CaffeTarget
 from .cuda import CudaTarget
 from .latex import LatexTarget
 from .numpy import NumpyTarget
@@ -24,7 +25,7 @@ def targets() -> Mapping[str, Target]:
     Raises `UsageError` if a package offers something that is not a target, or one under a name that is taken.
     """
     found: dict[str, Target] = {
-        target.name: target for target in (NumpyTarget(), CudaTarget(), LatexTarget(), PdfTarget())
+        target.name: target for target in (NumpyTarget(), CudaTarget(), CaffeTarget(), LatexTarget(), PdfTarget())
     }
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         try:

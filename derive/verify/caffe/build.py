@@ -12,11 +12,13 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,8 @@ COMMAND = "python -m derive_triplet.derive.verify.caffe"
 """Builds Caffe into the cache."""
 
 FLAGS = ("-std=c++14", "-O2", "-fPIC", "-DCPU_ONLY", "-DNDEBUG", "-DCAFFE_VERSION=1.0.0", "-w")
+
+LAYER_FLAGS = ("-std=c++14", "-fPIC", "-DCPU_ONLY", "-Wall", "-Wextra", "-Werror")
 
 _PACKAGES = {  # what has to be there -> the Debian package that brings it
     "boost/filesystem.hpp": "libboost-filesystem-dev",
@@ -68,15 +72,19 @@ class Caffe:
     proto: Path
     gtest: Path
 
-    def compile(self, *arguments: str | Path, folder: Path, flags: Iterable[str] = FLAGS) -> None:
-        """Run the compiler on what needs Caffe's headers and libcaffe; raises `UsageError` with what it says."""
-        headers = [f"-I{include}" for include in (*self.includes, self.gtest)]
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """The options of a compiler that find them; warnings about them are not ours to heed."""
+        return tuple(part for folder in (*self.includes, self.gtest) for part in ("-isystem", str(folder)))
+
+    def compile(self, *arguments: str | Path, folder: Path) -> None:
+        """Compile what needs Caffe, and link it with libcaffe; raises `UsageError` with what the compiler says."""
         linked = [str(self.library), f"-Wl,-rpath,{self.library.parent}", "-lglog", "-lprotobuf", "-lboost_system"]
-        run(["g++", *flags, *headers, *map(str, arguments), *linked], folder)
+        run(["g++", *LAYER_FLAGS, *self.headers, *map(str, arguments), *linked, "-ldl", "-lpthread"], folder)
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Of a process that imports pycaffe, or loads a layer: only errors are logged."""
+        """Of a process that imports pycaffe, or runs a net: only errors are logged."""
         path = os.pathsep.join([str(self.python), *filter(None, [os.environ.get("PYTHONPATH")])])
         return {**os.environ, "PYTHONPATH": path, "GLOG_minloglevel": "2", "OMP_NUM_THREADS": "1"}
 
@@ -117,21 +125,29 @@ def _at(root: Path) -> Caffe:
 
 def cached(source: Source) -> Path:
     """The folder in the user's cache for a build of `source` by this machine's tools."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "derive-triplet" / f"caffe-{_key(source)}"
+    return _home() / f"caffe-{_key(source)}"
+
+
+def _home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "derive-triplet"
 
 
 @cache
 def _key(source: Source) -> str:
-    inputs = {
-        "source": source.sha256,
-        "library": LIBRARY,
-        "patches": PATCHES,
-        "flags": FLAGS,
-        "linked": _LINKED,
-        "tools": [subprocess.check_output([tool, "--version"], text=True) for tool in ("g++", "protoc")],
-        "python": [sysconfig.get_config_var("SOABI"), np.__version__.partition(".")[0]],
-    }
+    return _hash(
+        {
+            "source": source.sha256,
+            "library": LIBRARY,
+            "patches": PATCHES,
+            "flags": FLAGS,
+            "linked": _LINKED,
+            "tools": [subprocess.check_output([tool, "--version"], text=True) for tool in ("g++", "protoc")],
+            "python": [sysconfig.get_config_var("SOABI"), np.__version__.partition(".")[0]],
+        }
+    )
+
+
+def _hash(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -156,19 +172,57 @@ def build(source: Source = DEBIAN, say: Callable[[str], None] = print) -> Caffe:
     root = cached(source)
     if root.is_dir():
         return _at(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="caffe-", dir=root.parent) as scratch:
-        made = Path(scratch) / "caffe"
+
+    def fill(folder: Path) -> None:
         say(f"fetching {source.title}")
-        sources.unpack(source, made)
+        sources.unpack(source, folder)
         say("compiling")
-        _compile(made)
+        _compile(folder)
+
+    _made_whole(root, fill)
+    tools(_at(root))
+    return _at(root)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What runs nets and tests in a Caffe: `harness.cpp`, compiled, and Google Test with its main program."""
+
+    harness: Path
+    gtest: Path
+
+
+def tools(caffe: Caffe) -> Tools:
+    """The tools for one Caffe, compiled into the user's cache when they are first asked for, in some seconds."""
+    source = files(__package__).joinpath("harness.cpp").read_text(encoding="utf-8")
+    changed = caffe.library.stat().st_mtime_ns
+    inputs = {"harness": source, "library": str(caffe.library), "changed": changed, "flags": LAYER_FLAGS}
+    root = _home() / f"tools-{_hash(inputs)}"
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "harness.cpp").write_text(source, encoding="utf-8")
+        caffe.compile("-O2", "harness.cpp", "-o", "harness", folder=folder)
+        for name in ("gtest-all.cpp", "gtest_main.cc"):
+            run(["g++", *FLAGS, f"-I{caffe.gtest}", "-c", str(caffe.gtest / "gtest" / name)], folder)
+        run(["ar", "rcs", "libgtest.a", "gtest-all.o", "gtest_main.o"], folder)
+
+    if not root.is_dir():
+        _made_whole(root, fill)
+    return Tools(root / "harness", root / "libgtest.a")
+
+
+def _made_whole(root: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` make a folder, which then appears as `root`, complete or not at all."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{root.name}-", dir=root.parent) as scratch:
+        made = Path(scratch) / "made"
+        fill(made)
         try:
             made.rename(root)
         except OSError:  # another process was faster
             if not root.is_dir():
                 raise
-    return _at(root)
 
 
 def _compile(root: Path) -> None:
