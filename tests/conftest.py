@@ -8,12 +8,14 @@ import pytest
 
 from derive_triplet.derive.typeset import ENGINE_VARIABLE, find_engine
 from derive_triplet.derive.verify import nvcc, nvrtc
+from derive_triplet.derive.verify.caffe import build as caffe
 
 TOOLS = {
     "nvrtc": nvrtc.is_available,
     "nvcc": lambda: nvcc.find() is not None,
     "tinytex": lambda: find_engine("tinytex") is not None,
     "latexmk": lambda: find_engine("latexmk") is not None,
+    "caffe": lambda: caffe.find() is not None,
 }
 
 

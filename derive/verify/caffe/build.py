@@ -1,6 +1,6 @@
 """Finds Caffe, or builds it: CPU only, with the reference BLAS, cached by a hash of all that goes into it.
 
-OpenBLAS would do for speed, but its sscal takes 0 * NaN for 0 and hides gradients that are not numbers.
+OpenBLAS would be faster, but its sscal takes NaN times anything for 0, and hides gradients that are not numbers.
 """
 
 from __future__ import annotations

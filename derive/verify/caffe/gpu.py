@@ -1,4 +1,7 @@
-"""A generated layer's GPU code: compiled by nvcc against Caffe's headers, and its kernels executed without a GPU."""
+"""A generated layer's GPU code: compiled by nvcc against Caffe's headers, and its kernels executed without a GPU.
+
+What launches the kernels is compiled, but takes a GPU to run.
+"""
 
 from __future__ import annotations
 
@@ -61,9 +64,9 @@ def compiled(caffe: Caffe, product: Product, folder: Path, thorough: bool) -> st
 def verified(product: Product, outcome: str | UsageError | None, thorough: bool) -> Verdict:
     """What `compiled` gave, executed."""
     if outcome is None:
-        return Verdict("rendered", notes=(_MORE,))
+        return Verdict(".cu rendered", notes=(_MORE,))
     if isinstance(outcome, UsageError):
-        return Verdict("rendered", (Check(".cu compiles", _OLDEST, "", 1, 0, unit="errors", detail=str(outcome)),))
+        return Verdict(".cu rendered", (Check(".cu compiles", _OLDEST, "", 1, 0, unit="errors", detail=str(outcome)),))
     checks = run_checks(
         product.objective,
         KernelRunner(product, outcome),
@@ -75,7 +78,7 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
         at_once=True,
     )
     architectures = "all major architectures" if thorough else _OLDEST
-    level = f"run, PTX on the CPU (nvcc: {architectures})"
+    level = f"kernels run, PTX on the CPU (nvcc: {architectures})"
     return Verdict(level, tuple(replace(check, name=f".cu {check.name}") for check in checks))
 
 
