@@ -89,14 +89,14 @@ def patch(file: Path, replacements: tuple[tuple[str, str], ...]) -> None:
 
 
 def run(command: list[str], folder: Path) -> str:
-    """The standard output of a command; raises `UsageError` with the end of what it said if it fails."""
+    """The standard output of a command; raises `UsageError` with the beginning of its complaint if it fails."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UsageError(f"{command[0]} is not on the PATH") from None
     if done.returncode:
-        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
-        raise UsageError(f"{' '.join(command)[:200]}: exit status {done.returncode}\n{said}")
+        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[:20])
+        raise UsageError(f"{Path(command[0]).name}, exit status {done.returncode}: {said}")
     return done.stdout
 
 
