@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -67,6 +68,8 @@ def test_the_header_states_the_memory_and_where_parameters_come_from() -> None:
     assert "param_str" not in ratio
 
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
 # ---------------------------------------------------------------- in nets
 
 
@@ -129,6 +132,17 @@ def test_an_embedding_is_all_that_follows_the_first_axis(
 ) -> None:
     found = run_net(caffe, net(objective, [shape] * 3), batch(dtype), [library])
     assert_agrees(found, expected(objective, batch(dtype)), dtype)
+
+
+@needs_caffe
+def test_the_layer_of_the_readme_does_what_it_says(caffe: Caffe, library: Path) -> None:
+    (shown,) = re.findall(r"^```protobuf\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for bottom, name in (("anchor", "x"), ("positive", "x_pos"), ("negative", "x_neg")):
+        assert f'bottom: "{bottom}"' in shown
+        shown = shown.replace(f'bottom: "{bottom}"', f'bottom: "{name}"')
+    inputs = net(HINGE, [(4, 6)] * 3).rpartition("layer {")[0]
+    found = run_net(caffe, inputs + shown.replace("TripletHingeL2", layer_type(HINGE)), batch(), [library])
+    assert_agrees(found, expected(HINGE, batch(), margin=0.5))
 
 
 @needs_caffe
