@@ -24,6 +24,8 @@ Derivation
 Numbers
     formats        the float types: what each can hold
     rescale        a kernel on scaled differences, for rows whose sums leave the range of the type
+C++
+    targets/cpp    what CUDA and Caffe share: a printer, and the slots of templates/cpp
 CUDA
     launches       the kernels that there are, and which one a launcher starts
 Proofs

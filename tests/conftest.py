@@ -9,6 +9,7 @@ import pytest
 
 from derive_triplet.derive.typeset import ENGINE_VARIABLE, find_engine
 from derive_triplet.derive.verify import nvcc, nvrtc
+from derive_triplet.derive.verify.caffe import build as caffe
 
 TOOLS = {
     "nvrtc": nvrtc.is_available,
@@ -16,6 +17,7 @@ TOOLS = {
     "cmake": lambda: shutil.which("cmake") is not None,
     "tinytex": lambda: find_engine("tinytex") is not None,
     "latexmk": lambda: find_engine("latexmk") is not None,
+    "caffe": lambda: caffe.find() is not None,
 }
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ..errors import UsageError
 from .base import Target
+from .caffe import CaffeTarget
 from .cuda import CudaTarget
 from .cuda_usage import CudaUsageTarget
 from .latex import LatexTarget
@@ -16,7 +17,10 @@ from .pdf import PdfTarget
 
 ENTRY_POINTS = "derive_triplet.targets"
 OURS: Mapping[str, Target] = MappingProxyType(
-    {target.name: target for target in (NumpyTarget(), CudaTarget(), CudaUsageTarget(), LatexTarget(), PdfTarget())}
+    {
+        target.name: target
+        for target in (NumpyTarget(), CudaTarget(), CudaUsageTarget(), CaffeTarget(), LatexTarget(), PdfTarget())
+    }
 )
 
 

@@ -109,7 +109,9 @@ class PtxRunner:
         self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array | None = None, first: int = 0
     ) -> Layer:
         """The batch in the memory of a device of its own."""
-        values = np.array([parameters[name] for name in self.names], FORMATS[self.dtype].computed_in)
+        # a struct of nothing is a byte long
+        kind = FORMATS[self.dtype].computed_in if self.names else "u1"
+        values = np.array([parameters[name] for name in self.names] or [0], kind)
         return Layer(self, batch, values, upstream, first)
 
     def batch(self, rows: int, dim: int) -> list[Array]:
@@ -130,7 +132,7 @@ class Layer:
         self.runner, self.parameters, self.device = runner, parameters, ptx.Device()
         rows, dim = batch[0].shape
         self.shape = first + rows, dim
-        stored, computed = self._stored(batch[0]).dtype, parameters.dtype
+        stored, computed = self._stored(batch[0]).dtype, np.dtype(FORMATS[runner.dtype].computed_in)
 
         def empty(name: str, dtype: Any, *shape: int) -> ptx.Buffer:
             return self.device.empty(name, shape, dtype, offset=first * math.prod(shape[1:]))
@@ -170,7 +172,7 @@ class Layer:
 
     def reduced(self, factor: float) -> Any:
         """`factor` times the sum of the losses."""
-        total = self.device.empty("total", (1,), self.parameters.dtype)
+        total = self.device.empty("total", (1,), self.losses.dtype)
         kernel = self._kernel(reduction(self.runner.scalar))
         self.device.launch(kernel, 1, REDUCTION_THREADS, [self.losses, factor, total, self.shape[0]])
         return total.array()[0]
