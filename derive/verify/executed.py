@@ -161,9 +161,13 @@ class KernelRunner:
         return Layer(self, batch, values, upstream, first)
 
     def batch(self, rows: int, dim: int) -> list[Array]:
-        """Ordinary embeddings; the same ones on every run."""
+        """Ordinary embeddings, the same ones on every run.
+
+        Distances are of order 1, and that to the positive is the larger one, so that no loss is at rest.
+        """
         random = np.random.Generator(np.random.PCG64(dim))
-        return [FORMATS[self.dtype].rounded(random.uniform(-1, 1, (rows, dim))) for _ in EMBEDDINGS]
+        x, x_pos, x_neg = (random.uniform(-1, 1, (rows, dim)) / math.sqrt(dim) for _ in EMBEDDINGS)
+        return [FORMATS[self.dtype].rounded(array) for array in (x, x_pos, (x + x_neg) / 2)]
 
 
 class Layer:
