@@ -14,6 +14,7 @@ from .cuda import CudaTarget
 from .latex import LatexTarget
 from .numpy import NumpyTarget
 from .pdf import PdfTarget
+from .prototxt import PrototxtTarget
 
 ENTRY_POINTS = "derive_triplet.targets"
 
@@ -25,7 +26,8 @@ def targets() -> Mapping[str, Target]:
     Raises `UsageError` if a package offers something that is not a target, or one under a name that is taken.
     """
     found: dict[str, Target] = {
-        target.name: target for target in (NumpyTarget(), CudaTarget(), CaffeTarget(), LatexTarget(), PdfTarget())
+        target.name: target
+        for target in (NumpyTarget(), CudaTarget(), CaffeTarget(), PrototxtTarget(), LatexTarget(), PdfTarget())
     }
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         try:

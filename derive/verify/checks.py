@@ -78,7 +78,7 @@ def _checks_of_type(
     checks: list[Check] = []
     ordinary: list[Regime] = []
     for regime in batches:
-        checks += _against_reference(objective, runner, regime, dtype)
+        checks += against_reference(objective, runner, regime, dtype)
         if regime.name.startswith("ordinary"):
             ordinary.append(regime)
     if translation_invariant:
@@ -118,12 +118,13 @@ class _AtOnce:
 # ---------------------------------------------------------------- against the reference
 
 
-def _against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
+def against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
+    """The largest error of the losses, and of the gradients, of a batch, judged as numbers of `dtype`."""
     loss, gradients = runner(*regime.embeddings, regime.parameters)
-    floor = _floor(regime)
+    floor = magnification(regime)
     worst = {"loss": (0.0, ""), "gradient": (0.0, "")}
     for row in range(len(regime.x)):
-        expected = _cached_reference(objective, regime, row)
+        expected = cached_reference(objective, regime, row)
         _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, dtype), f"row {row}")
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = found[row] if regime.columns is None else found[row][list(regime.columns)]
@@ -134,7 +135,7 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
     return [Check(what, regime.name, dtype, error, BOUND, detail=where) for what, (error, where) in worst.items()]
 
 
-def _floor(regime: Regime) -> float:
+def magnification(regime: Regime) -> float:
     """By how much a gradient magnifies what a slope loses below the normal range."""
     sizes = [float(np.max(np.abs(other - regime.x))) for other in (regime.x_pos, regime.x_neg)]
     return max(1.0, *sizes) / min([1.0, *(value for value in regime.parameters.values() if value > 0)])
@@ -158,10 +159,10 @@ def remember(objective: Objective, dtype: str, parameters: Mapping[str, float], 
     """Compute the reference of everything that `run_checks` will compare with one."""
     for regime in regimes(objective, dtype, parameters, dims):
         for row in range(len(regime.x)):
-            _cached_reference(objective, regime, row)
+            cached_reference(objective, regime, row)
 
 
-def _cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
+def cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
     """The reference of one row, computed once for all targets and for both float types where the inputs are equal."""
     held = slice(None) if regime.columns is None else list(regime.columns)
     rows = tuple(tuple(float(c) for c in embedding[row][held]) for embedding in regime.embeddings)
