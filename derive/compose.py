@@ -320,7 +320,7 @@ def _cross_entropy(net: _Net, definition: sp.Expr, outputs: _Outputs) -> bool:
         "loss",
         [side_by_side, label],
         {"propagate_down": (True, False), "loss_weight": -weight},
-        f"the mean over the batch of {to_text(definition)}; {logarithm.args[0]} is column {output.column} of the softmax",
+        f"the mean over the batch of {to_text(definition)}; {logarithm.args[0]} is column {output.column} of a softmax",
         "it takes the logarithm of an output, but not of one below the least float: no loss is more than 87.34",
         "the gradient subtracts 1 from an output near 1, and has the rounding of 1",
     )

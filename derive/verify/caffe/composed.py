@@ -77,9 +77,8 @@ class NetRunner:
     def run(self, batch: Sequence[Array], *shape: int) -> tuple[Array, list[Array]]:
         """As `run_net`; `shape` begins with the number of rows, and the rest is that of a row if it is not flat."""
         dims = " ".join(f"dim: {size}" for size in (shape if len(shape) > 1 else (*shape, batch[0].shape[1])))
-        return run_net(
-            self.caffe, re.sub(r"shape \{ (dim: \d+ ?)+\}", f"shape {{ {dims} }}", self.text, count=1), batch
-        )
+        shaped = re.sub(r"input_param \{.*\}", f"input_param {{ shape {{ {dims} }} }}", self.text)
+        return run_net(self.caffe, shaped, batch)
 
 
 def _checks_of_type(caffe: Caffe, product: Product, dtype: str) -> Iterator[Check]:
