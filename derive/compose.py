@@ -17,7 +17,6 @@ import sympy as sp
 from . import symbols
 from .differentiate import Derivation
 from .errors import DefinitionError
-from .functions import positive_part
 from .layers import Layer, Word, single
 from .symbols import d_pos
 from .text import to_text
@@ -182,14 +181,6 @@ class _Net:
         bottoms = [self.blob(factor) for factor in rest.as_ordered_factors()]
         return self.eltwise(expr, name or f"product{_side(expr)}", bottoms, {"operation": Word("PROD")})
 
-    def _make_Max(self, expr: sp.Max, name: str) -> str:
-        constants = [argument for argument in expr.args if self.is_constant(argument)]
-        if constants:
-            (least,), others = constants, (argument for argument in expr.args if argument not in constants)
-            return self.blob(least + positive_part(sp.Max(*others) - least), name)
-        bottoms = [self.blob(argument) for argument in sorted(expr.args, key=sp.default_sort_key)]
-        return self.eltwise(expr, name or f"larger{_side(expr)}", bottoms, {"operation": Word("MAX")})
-
     def eltwise(self, expr: sp.Expr, name: str, bottoms: Sequence[str], parameters: Mapping[str, Any]) -> str:
         """Several blobs of one shape to one."""
         return self.add("Eltwise", name, bottoms, {"eltwise_param": parameters}, to_text(expr))
@@ -208,7 +199,7 @@ class _Net:
         note = ""
         if shift == 0 and exponent not in (1, 2):
             shift = SHIFT if exponent > 0 else INVERSE_SHIFT
-            note = f"the shift: at 0 the derivative would be NaN; there, this now is {single(shift**exponent)}"
+            note = f"the shift: at 0 the derivative would be NaN; there, this now is {shift**exponent:g}"
         fields = _unless(power=(exponent, 1), scale=(scale, 1), shift=(shift, 0))
         name = name or f"{'scaled' if exponent == 1 else 'power'}{_side(expr)}"
         return self.add("Power", name, [bottom], {"power_param": fields}, to_text(expr), note)
