@@ -251,7 +251,7 @@ class _Net:
 
     def constant_like(self, blob: str, value: float, name: str) -> str:
         """A constant for each row, as a blob of the shape of another, so that no layer has to know how many rows."""
-        parameters = {"power_param": {"scale": 0.0, "shift": value}, "propagate_down": False}
+        parameters = {"power_param": {"scale": 0.0, "shift": value}}
         return self.add("Power", name, [blob], parameters, f"{single(value)} in each row")
 
 
@@ -342,7 +342,7 @@ def _squared_error(net: _Net, definition: sp.Expr, outputs: _Outputs) -> bool:
         "EuclideanLoss",
         "loss",
         [probabilities, target],
-        {"loss_weight": 2 * weight},
+        {"propagate_down": (True, False), "loss_weight": 2 * weight},
         f"the mean over the batch of {to_text(definition)}; EuclideanLoss takes half of that",
         "an output near 1 has the rounding of 1 when 1 is subtracted from it, and so has the gradient",
     )

@@ -51,7 +51,7 @@ def test_the_paper_s_loss_is_a_softmax_with_half_the_squared_error_twice() -> No
     assert param(named(layers, "target_pos")) == {"scale": 0.0, "shift": 0.0}
     assert param(named(layers, "target_neg")) == {"scale": 0.0, "shift": 1.0}
     assert layers[-1].bottoms == ("probabilities", "target")
-    assert layers[-1].parameters == {"loss_weight": 2.0}
+    assert layers[-1].parameters == {"propagate_down": (True, False), "loss_weight": 2.0}
 
 
 def test_the_likelihood_is_that_of_the_column_of_the_negative() -> None:
@@ -123,7 +123,7 @@ SWAPPED = """
 def test_targets_stand_where_their_outputs_do(value: str, targets: tuple[float, float], weight: float) -> None:
     layers = own_net(SWAPPED.format(value))
     assert layers[-1].type == "EuclideanLoss"
-    assert layers[-1].parameters == {"loss_weight": weight}
+    assert layers[-1].parameters["loss_weight"] == weight
     assert tuple(param(named(layers, f"target_{end}"))["shift"] for end in ("pos", "neg")) == targets
 
 

@@ -78,7 +78,7 @@ def _checks_of_type(
     checks: list[Check] = []
     ordinary: list[Regime] = []
     for regime in batches:
-        checks += against_reference(objective, runner, regime, dtype)
+        checks += _against_reference(objective, runner, regime, dtype)
         if regime.name.startswith("ordinary"):
             ordinary.append(regime)
     if translation_invariant:
@@ -118,8 +118,7 @@ class _AtOnce:
 # ---------------------------------------------------------------- against the reference
 
 
-def against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
-    """The largest error of the losses, and of the gradients, of a batch, judged as numbers of `dtype`."""
+def _against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
     loss, gradients = runner(*regime.embeddings, regime.parameters)
     floor = magnification(regime)
     worst = {"loss": (0.0, ""), "gradient": (0.0, "")}
