@@ -21,6 +21,8 @@ Derivation
     stabilise      the identities that make a loss accurate
     properties     bounds, and kinks
     second         second derivatives: the blocks of the Hessian
+C++
+    targets/cpp    what CUDA and Caffe share: a printer, and the slots of templates/cpp
 CUDA
     launches       the kernels that there are, and which one a launcher starts
 Proofs

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...errors import UsageError
 from . import sources
-from .sources import DEBIAN, LIBRARY, PATCHES, Source, run
+from .sources import SOURCES, Source, UnavailableError, run
 
 ROOT_VARIABLE = "CAFFE_ROOT"
 """Names a folder with a CPU-only Caffe of one's own: built by its Makefile, or installed."""
@@ -45,7 +45,7 @@ _PACKAGES = {  # what has to be there -> the Debian package that brings it
     "google/protobuf/message.h": "libprotobuf-dev",
     "cblas.h": "libblas-dev",
 }
-_PROGRAMS = {"g++": "g++", "protoc": "protobuf-compiler", "apt-get": "apt"}
+_PROGRAMS = {"g++": "g++", "protoc": "protobuf-compiler"}
 # whichever BLAS the machine's libblas.so.3 is; LD_LIBRARY_PATH chooses another one all the same
 _REFERENCE_BLAS = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/blas"
 _LINKED = (
@@ -92,14 +92,16 @@ class Caffe:
 def find() -> Caffe | None:
     """The Caffe of CAFFE_ROOT if that is set, else the one in the cache, if it was built.
 
-    Raises `UsageError` if CAFFE_ROOT is set and there is none.
+    Raises `UsageError` if CAFFE_ROOT is set and there is none, or one for GPUs.
     """
     if chosen := os.environ.get(ROOT_VARIABLE):
-        return _at(Path(chosen).expanduser().absolute())
+        own = _at(Path(chosen).expanduser().absolute())
+        if b"cublasCreate" in own.library.read_bytes():
+            raise UsageError(f"{own.library} is for GPUs; layers are verified in a Caffe that was built with CPU_ONLY")
+        return own
     if shutil.which("g++") is None or shutil.which("protoc") is None:
         return None
-    root = cached(DEBIAN)
-    return _at(root) if root.is_dir() else None
+    return next((_at(root) for root in map(cached, SOURCES) if root.is_dir()), None)
 
 
 def _at(root: Path) -> Caffe:
@@ -133,15 +135,19 @@ def _home() -> Path:
 
 
 @cache
+def _version(tool: str) -> str:
+    return subprocess.check_output([tool, "--version"], text=True)
+
+
 def _key(source: Source) -> str:
     return _hash(
         {
-            "source": source.sha256,
-            "library": LIBRARY,
-            "patches": PATCHES,
-            "flags": FLAGS,
-            "linked": _LINKED,
-            "tools": [subprocess.check_output([tool, "--version"], text=True) for tool in ("g++", "protoc")],
+            "source": [source.sha256, source.stale],
+            "library": source.library,
+            "patches": source.patches,
+            "flags": [*FLAGS, *source.flags],
+            "linked": [*_LINKED, *source.linked],
+            "tools": [_version(tool) for tool in ("g++", "protoc")],
             "python": [sysconfig.get_config_var("SOABI"), np.__version__.partition(".")[0]],
         }
     )
@@ -151,36 +157,49 @@ def _hash(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def missing() -> tuple[str, ...]:
+def missing(source: Source) -> tuple[str, ...]:
     """The Debian packages that a build needs and this machine does not have."""
+    packages = {**_PACKAGES, **source.packages}
     absent = {package for program, package in _PROGRAMS.items() if shutil.which(program) is None}
     if "g++" not in absent:
-        tests = "".join(f'#if !__has_include(<{header}>)\n"{header}"\n#endif\n' for header in _PACKAGES)
+        tests = "".join(f'#if !__has_include(<{header}>)\n"{header}"\n#endif\n' for header in packages)
         command = ["g++", *_python_headers(), "-E", "-P", "-x", "c++", "-"]
         found = subprocess.run(command, input=tests, capture_output=True, text=True, check=True).stdout
-        absent |= {package for header, package in _PACKAGES.items() if f'"{header}"' in found}
+        absent |= {package for header, package in packages.items() if f'"{header}"' in found}
     return tuple(sorted(absent))
 
 
-def build(source: Source = DEBIAN, say: Callable[[str], None] = print) -> Caffe:
-    """Fetch and build `source`, unless that was done before; takes about a minute.
+def build(say: Callable[[str], None] = print) -> Caffe:
+    """The Caffe in the cache, fetched and built first if there is none; takes about a minute.
 
     Raises `UsageError`, with what to do about it, if something is missing or fails.
     """
-    if packages := missing():
+    refusals = []
+    for source in SOURCES:
+        try:
+            caffe = _built(source, say)
+        except UnavailableError as error:
+            refusals.append(str(error))
+            say(refusals[-1])
+        else:
+            tools(caffe)
+            return caffe
+    raise UsageError(f"Caffe's sources cannot be had: {'; '.join(refusals)}")
+
+
+def _built(source: Source, say: Callable[[str], None]) -> Caffe:
+    if packages := missing(source):
         raise UsageError(f"Caffe needs Debian packages: apt-get install {' '.join(packages)}")
     root = cached(source)
-    if root.is_dir():
-        return _at(root)
 
     def fill(folder: Path) -> None:
         say(f"fetching {source.title}")
         sources.unpack(source, folder)
         say("compiling")
-        _compile(folder)
+        _compile(source, folder)
 
-    _made_whole(root, fill)
-    tools(_at(root))
+    if not root.is_dir():
+        _made_whole(root, fill)
     return _at(root)
 
 
@@ -225,7 +244,7 @@ def _made_whole(root: Path, fill: Callable[[Path], None]) -> None:
                 raise
 
 
-def _compile(root: Path) -> None:
+def _compile(source: Source, root: Path) -> None:
     """libcaffe and pycaffe in the unpacked sources, laid out as Caffe's Makefile does."""
     generated, objects, library = root / "build/src", root / "build/objects", root / "build/lib"
     for folder in (generated, objects, library):
@@ -240,14 +259,15 @@ def _compile(root: Path) -> None:
     # a few large translation units read the headers a few times, not a hundred
     parts = 4
     for part in range(parts):
-        lines = [f'#include "{root}/src/caffe/{name}.cpp"\n' for name in LIBRARY[part::parts]]
+        lines = [f'#include "{root}/src/caffe/{name}.cpp"\n' for name in source.library[part::parts]]
         (objects / f"library{part}.cpp").write_text("".join(lines), encoding="utf-8")
     units = {
         "pb": generated / "caffe/proto/caffe.pb.cc",
         **{f"library{part}": objects / f"library{part}.cpp" for part in range(parts)},
         "pycaffe": root / "python/caffe/_caffe.cpp",
     }
-    headers = [f"-I{root / 'include'}", f"-I{generated}", *_python_headers()]
+    headers = [f"-I{root / 'include'}", f"-I{generated}", *_python_headers(), *source.flags]
+    linked = [*_LINKED, *source.linked]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = [
             pool.submit(run, ["g++", *FLAGS, *headers, "-c", str(unit), "-o", f"{objects / name}.o"], root)
@@ -256,10 +276,11 @@ def _compile(root: Path) -> None:
         for outcome in compiled:
             outcome.result()
     parts_of_library = [f"{objects / name}.o" for name in units if name != "pycaffe"]
-    run(["g++", "-shared", "-o", f"{library}/libcaffe.so", *parts_of_library, *_LINKED], root)
+    run(["g++", "-shared", "-o", f"{library}/libcaffe.so", *parts_of_library, *linked], root)
     boost_python = f"-lboost_python{''.join(sysconfig.get_python_version().split('.'))}"
-    linked = ["-Wl,-rpath,$ORIGIN/../../build/lib", f"-L{library}", "-lcaffe", boost_python, *_LINKED]
-    run(["g++", "-shared", "-o", "python/caffe/_caffe.so", f"{objects}/pycaffe.o", *linked], root)
+    libcaffe = ["-Wl,-rpath,$ORIGIN/../../build/lib", f"-L{library}", "-lcaffe"]
+    pycaffe = [f"{objects}/pycaffe.o", *libcaffe, boost_python, *linked]
+    run(["g++", "-shared", "-o", "python/caffe/_caffe.so", *pycaffe], root)
     shutil.rmtree(objects)
 
 

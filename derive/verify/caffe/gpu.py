@@ -98,7 +98,8 @@ class KernelRunner:
         gradients = [device.empty(f"grad_{name}", x.shape, x.dtype) for name in EMBEDDINGS]
         losses = device.empty("losses", (rows,), np.dtype("float64"))
         saved = device.empty("saved", (rows, self.weights), np.dtype("float64"))
-        values = np.array([parameters[name] for name in self.parameters], "float64")
+        # a struct of nothing is a byte long
+        values = np.array([parameters[name] for name in self.parameters] or [0], "f8" if self.parameters else "u1")
         factor = 1 / rows if reduction == "mean" else 1.0
         forward, backward = (self.kernel(name, x.dtype) for name in ("Forward", "Backward"))
         # any grid works: two rows for some blocks

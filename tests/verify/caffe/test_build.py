@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from derive_triplet import UsageError
 from derive_triplet.derive.verify.caffe import build, sources
 from derive_triplet.derive.verify.caffe.build import ROOT_VARIABLE
-from derive_triplet.derive.verify.caffe.sources import DEBIAN, Source
+from derive_triplet.derive.verify.caffe.sources import DEBIAN, PYPI, Source, UnavailableError
 
 needs_caffe = pytest.mark.needs("caffe")
 
@@ -62,6 +65,13 @@ def test_what_a_root_lacks_is_named(left_out: str, tmp_path: Path, monkeypatch: 
         build.find()
 
 
+def test_a_caffe_for_gpus_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (filled(tmp_path, *BY_MAKE) / "build/lib/libcaffe.so").write_bytes(b"\0cublasCreate_v2\0")
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    with pytest.raises(UsageError, match=r"libcaffe.so is for GPUs; layers are verified in .* built with CPU_ONLY"):
+        build.find()
+
+
 def test_nothing_is_found_in_an_empty_cache_and_nothing_is_made_there(cache: Path) -> None:
     assert build.find() is None
     assert not cache.exists()
@@ -70,35 +80,74 @@ def test_nothing_is_found_in_an_empty_cache_and_nothing_is_made_there(cache: Pat
 def test_a_build_is_kept_for_its_sources_and_flags(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = build.cached(DEBIAN)
     assert root.parent == cache
-    assert root != build.cached(replace(DEBIAN, sha256="0" * 64))
-    for name, other in (("FLAGS", ("-O0",)), ("PATCHES", {}), ("LIBRARY", ()), ("_LINKED", ())):
+    others = {"sha256": "0" * 64, "patches": {}, "more": ("util/hdf5",), "flags": ("-O0",), "linked": ("-lm",)}
+    for name, other in others.items():
+        assert build.cached(replace(DEBIAN, **{name: other})) != root, name  # type: ignore[arg-type]
+    for name in ("FLAGS", "_LINKED"):
         with monkeypatch.context() as patched:
-            patched.setattr(build, name, other)
-            build._key.cache_clear()
+            patched.setattr(build, name, ())
             assert build.cached(DEBIAN) != root, name
-    build._key.cache_clear()
     assert build.cached(DEBIAN) == root
 
 
-@pytest.mark.skipif(bool(build.missing()), reason="it looks beyond what is missing")
-def test_a_build_that_fails_leaves_nothing(cache: Path) -> None:
+@needs_caffe
+def test_a_source_that_cannot_be_had_is_followed_by_the_next(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(folder: Path) -> None:
         (folder / "made up.tar").touch()
 
-    with pytest.raises(UsageError, match=r"made up: made up.tar has the SHA-256 e3b0c44.*, expected 0000"):
-        build.build(Source("made up", "made up.tar", "0" * 64, fetch), say=lambda _: None)
-    assert list(cache.iterdir()) == []
+    def refuse(folder: Path) -> None:
+        raise UsageError("it rains")
+
+    first, second = Source("first", "made up.tar", "0" * 64, fetch), Source("second", "made up.tar", "", refuse)
+    monkeypatch.setattr(build, "SOURCES", (first, second))
+    said: list[str] = []
+    with pytest.raises(UsageError, match=r"^Caffe's sources .*: first: .* expected 0000.*; second: it rains$"):
+        build.build(said.append)
+    assert said[::2] == ["fetching first", "fetching second"]
+    assert said[1].startswith("first: made up.tar has the SHA-256 e3b0c44298fc1c149afb")
+    assert list(cache.iterdir()) == []  # nor is anything left of what failed
+
+
+@pytest.mark.parametrize("source", sources.SOURCES, ids=lambda source: source.title)
+def test_a_cached_build_of_either_source_is_found(source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = filled(build.cached(source), *BY_MAKE)
+    found = build.find()
+    assert found is not None
+    assert found.root == root
+
+
+def test_sources_are_unpacked_without_the_folder_around_them_and_without_what_is_stale(tmp_path: Path) -> None:
+    files = {"around/src/a.cpp": b"one two", "around/stale/b.h": b"", "around/c.txt": b""}
+
+    def fetch(folder: Path) -> None:
+        with tarfile.open(folder / "made up.tar", "w") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+    (tmp_path / "once").mkdir()
+    fetch(tmp_path / "once")
+    sha256 = hashlib.sha256((tmp_path / "once/made up.tar").read_bytes()).hexdigest()
+    patches = {"src/a.cpp": (("two", "three"),)}
+    made_up = Source("made up", "made up.tar", sha256, fetch, "around", patches, ("stale",))
+    sources.unpack(made_up, tmp_path / "caffe")
+    assert (tmp_path / "caffe/src/a.cpp").read_text() == "one three"
+    assert (tmp_path / "caffe/c.txt").exists()
+    assert not (tmp_path / "caffe/stale").exists()
 
 
 def test_an_archive_that_was_not_fetched_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"made up: no made up.tar was downloaded"):
+    with pytest.raises(UnavailableError, match=r"made up: no made up.tar was downloaded"):
         sources.unpack(Source("made up", "made up.tar", "0" * 64, lambda folder: None), tmp_path / "caffe")
 
 
 def test_missing_packages_are_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_PACKAGES", {**build._PACKAGES, "no/such/header.h": "libnone-dev"})
     monkeypatch.setattr(build, "_PROGRAMS", {**build._PROGRAMS, "no-such-program": "none"})
-    assert set(build.missing()) >= {"libnone-dev", "none"}
+    assert set(build.missing(DEBIAN)) >= {"libnone-dev", "none"}
+    assert "libhdf5-dev" not in build.missing(DEBIAN)
+    assert PYPI.packages["hdf5/serial/hdf5.h"] == "libhdf5-dev"
     with pytest.raises(UsageError, match=r"^Caffe needs Debian packages: apt-get install .*libnone-dev none$"):
         build.build()
     assert not cache.exists()
@@ -113,7 +162,7 @@ def test_the_command_says_what_it_misses_in_one_line(cache: Path, tmp_path: Path
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: Caffe needs Debian packages: apt-get install apt g++ ")
+    assert done.stderr.startswith("Error: Caffe needs Debian packages: apt-get install g++ ")
     assert done.stderr.count("\n") == 1
 
 

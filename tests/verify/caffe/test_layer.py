@@ -194,6 +194,21 @@ def test_an_error_in_its_own_test_is_not_passed_over(plant: Plant, monkeypatch: 
     assert all(plant.seen_by in check.detail for check in report.failures)
 
 
+SEEN_BY_DIFFERENCES = ("sign of grad_x_pos flipped", "factor 2 of the slope missing", "gradients swapped")
+
+
+@needs_caffe
+@pytest.mark.parametrize("plant", [p for p in PLANTS if p.name in SEEN_BY_DIFFERENCES], ids=lambda plant: plant.name)
+def test_caffes_gradient_checker_sees_errors_by_itself(plant: Plant, tmp_path: Path) -> None:
+    caffe = build.find()
+    assert caffe is not None
+    product = plant.into(made(plant.norm, plant.loss))
+    layer.write(product, tmp_path)
+    library = layer.compiled(caffe, product, tmp_path)
+    checks = layer.own_test(caffe, product, tmp_path, library, layer.compile_own_test(caffe, product, tmp_path))
+    assert {check.dtype for check in checks if "TestGradient" in check.detail} == DTYPES
+
+
 @needs_caffe
 def test_a_failed_check_is_quoted_without_its_log() -> None:
     log = "W1124 09:01:02.123456 7 net.cpp:1] x\nF1124 09:01:02.123456 7 a.cpp:3] Check failed: a == b (1 vs. 2) why\n"
