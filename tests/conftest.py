@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 
@@ -16,6 +17,7 @@ TOOLS = {
     "tinytex": lambda: find_engine("tinytex") is not None,
     "latexmk": lambda: find_engine("latexmk") is not None,
     "caffe": lambda: caffe.find() is not None,
+    "opencv": lambda: find_spec("cv2") is not None,
 }
 
 
