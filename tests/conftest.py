@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
@@ -20,6 +21,7 @@ TOOLS = {
     "tinytex": lambda: find_engine("tinytex") is not None,
     "latexmk": lambda: find_engine("latexmk") is not None,
     "caffe": lambda: caffe.find() is not None,
+    "opencv": lambda: find_spec("cv2") is not None,
 }
 
 

@@ -14,12 +14,21 @@ from .cuda_usage import CudaUsageTarget
 from .latex import LatexTarget
 from .numpy import NumpyTarget
 from .pdf import PdfTarget
+from .prototxt import PrototxtTarget
 
 ENTRY_POINTS = "derive_triplet.targets"
 OURS: Mapping[str, Target] = MappingProxyType(
     {
         target.name: target
-        for target in (NumpyTarget(), CudaTarget(), CudaUsageTarget(), CaffeTarget(), LatexTarget(), PdfTarget())
+        for target in (
+            NumpyTarget(),
+            CudaTarget(),
+            CudaUsageTarget(),
+            CaffeTarget(),
+            PrototxtTarget(),
+            LatexTarget(),
+            PdfTarget(),
+        )
     }
 )
 

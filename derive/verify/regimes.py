@@ -125,7 +125,7 @@ def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, floa
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 
-            def locus(value: object, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
+            def locus(value: object, *, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
                 return locus_value(objective.loss, text, d_pos, d_neg, {**parameters, name: value})
 
             value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))
