@@ -41,6 +41,8 @@ THREADS = 256
 """In a block, of every launch that takes rows."""
 REDUCTION_THREADS = 1024
 """In the block that adds up the losses."""
+MOST_BLOCKS = 1 << 20
+"""In a grid; where there are more rows, each takes several."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ TEAMS = (WARP, BLOCK)
 
 @dataclass(frozen=True)
 class Start:
-    """What a launcher starts: a kernel, as the header calls it, in so many blocks."""
+    """What a launcher starts: a kernel, as the header calls it, in so many blocks, but `MOST_BLOCKS` at most."""
 
     kernel: str
     blocks: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -53,7 +54,7 @@ def regimes(
     """All regimes for one objective; `parameters` are the values to verify with, defaults included.
 
     dims: numbers of components over which a few are scattered, for code that treats long rows in ways of their own.
-    full_range: with distances whose squares are beyond the type, down to subnormal ones.
+    full_range: with distances whose squares are beyond the type, from subnormal ones to the largest.
     The batches are the same on every run and every machine.
     """
     random = np.random.Generator(np.random.PCG64(_SEED))
@@ -90,12 +91,16 @@ def regimes(
         )
     if full_range and dtype in _FAR_SCALES:
         large, small = _FAR_SCALES[dtype], 1 / _FAR_SCALES[dtype]
+        computed = FORMATS[FORMATS[dtype].computed_in]
+        lossy = math.sqrt(computed.tiny) * computed.eps**0.25  # its square has lost half of its digits
         for name, *scales in (
             (f"far, scale {small:.0e}", small, small, small),
             (f"far, scale {large:.0e}", large, large, large),
             ("one distance tiny, one huge", small, small, large),
             ("one distance huge, one tiny", small, large, small),
+            ("subnormal squares", lossy, lossy, lossy),
             ("subnormal", *(3 * [FORMATS[dtype].tiny / 4])),
+            ("the largest", *(3 * [FORMATS[dtype].largest / 4])),
         ):
             yield regime(name, *(normal(1, 3, scale) for scale in scales))
     for dim in dims:
