@@ -83,9 +83,13 @@ def _owners(kernel: RowKernel) -> dict[sp.Symbol, sp.Symbol]:
 
 
 def _with_scales(kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> Rescaled | None:
-    degrees = {reduction: _degree(reduction.term, owners, scale_of(reduction)) for reduction in kernel.reductions}
-    folded = {weight: _folded(weight, kernel, owners) for weight in kernel.weights}
-    if None in degrees.values() or None in folded.values():
+    degrees = {
+        reduction: degree
+        for reduction in kernel.reductions
+        if (degree := _degree(reduction.term, owners, scale_of(reduction))) is not None
+    }
+    folded = {w: factor for w in kernel.weights if (factor := _folded(w, kernel, owners)) is not None}
+    if len(degrees) < len(kernel.reductions) or len(folded) < len(kernel.weights):
         return None
     scalars, homogeneous = _scalars(kernel, degrees, folded)
     if any(

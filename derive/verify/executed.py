@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..formats import FORMATS, from_bits, to_bits
 from ..launches import (
@@ -195,11 +196,12 @@ class Layer:
         self.losses, self.weights = empty("loss", computed, rows), empty("weights", computed, rows, runner.weights)
         self.outputs = [empty(f"grad_{name}", stored, rows, dim) for name in EMBEDDINGS]
 
-    def _stored(self, array: Array) -> Array:
+    def _stored(self, array: Array) -> npt.NDArray[Any]:
         return to_bits(array) if self.runner.dtype == "bfloat16" else array
 
     def loss(self) -> Array:
-        return self.losses.array()
+        held: Array = self.losses.array()
+        return held
 
     def gradients(self) -> list[Array]:
         arrays = [output.array() for output in self.outputs]

@@ -44,7 +44,8 @@ class Buffer:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.on_device.dtype)
+        kept: np.dtype[Any] = np.dtype(self.on_device.dtype)
+        return kept
 
     def array(self) -> Array:
         """Its values now."""
