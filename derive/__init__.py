@@ -24,6 +24,11 @@ Derivation
 Numbers
     formats        the float types: what each can hold
     rescale        a kernel on scaled differences, for rows whose sums leave the range of the type
+C++
+    targets/cpp    what CUDA and Caffe share: a printer, and the slots of templates/cpp
+Caffe
+    compose        a loss as layers that every Caffe has, rule by rule
+    layers         layers as data, and the text that Caffe reads
 CUDA
     launches       the kernels that there are, and which one a launcher starts
 Proofs

@@ -83,43 +83,67 @@ def _owners(kernel: RowKernel) -> dict[sp.Symbol, sp.Symbol]:
 
 
 def _with_scales(kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> Rescaled | None:
-    degrees = {reduction: _degree(reduction.term, owners, scale_of(reduction)) for reduction in kernel.reductions}
-    folded = {weight: _folded(weight, kernel, owners) for weight in kernel.weights}
-    if None in degrees.values() or None in folded.values():
+    degrees = {
+        reduction: degree
+        for reduction in kernel.reductions
+        if (degree := _degree(reduction.term, owners, scale_of(reduction))) is not None
+    }
+    folded = {w: factor for w in kernel.weights if (factor := _folded(w, kernel, owners)) is not None}
+    if len(degrees) < len(kernel.reductions) or len(folded) < len(kernel.weights):
         return None
-    scalars: list[Assignment] = []
-    restored: dict[sp.Symbol, sp.Expr] = {}  # what a value was before its differences were scaled
-    for assignment in kernel.scalars:
-        for reduction, degree in degrees.items():
-            value, scale = assignment.value, scale_of(reduction)
-            if reduction.symbol not in value.free_symbols or reduction.symbol in restored:
-                continue
-            scaled = value.xreplace({reduction.symbol: reduction.symbol / scale**degree}) * scale
-            if scaled.has(scale):
-                true = sp.Symbol(f"unscaled_{reduction.name}", real=True)
-                scalars.append(Assignment(true, _divided(reduction.symbol, scale, degree)))
-                restored[reduction.symbol] = true
-            else:  # homogeneous of degree 1: it is divided where it is used
-                restored[assignment.symbol] = assignment.symbol / scale
-        replacements = {symbol: true for symbol, true in restored.items() if symbol != assignment.symbol}
-        value = _homogeneous(assignment.value.xreplace(replacements), owners.values())
-        scalars.append(replace(assignment, value=value / folded.get(assignment.symbol, 1)))
+    scalars, homogeneous = _scalars(kernel, degrees, folded)
+    if any(
+        power.exp not in (-1, 1) for a in scalars for power in a.value.atoms(sp.Pow) if power.base in owners.values()
+    ):
+        return None  # such a power may leave the range
     differences = (
         replace(a, value=sp.Mul(owners[a.symbol], a.value, evaluate=False)) if a.symbol in owners else a
         for a in kernel.differences
     )
     scaled_kernel = replace(kernel, differences=tuple(differences), scalars=tuple(scalars))
     scales = {reduction.name: scale_of(reduction) for reduction in kernel.reductions}
-    return Rescaled(scaled_kernel, scales, folded, _is_of_difference(kernel, restored))
+    return Rescaled(scaled_kernel, scales, folded, _is_of_difference(kernel, homogeneous))
 
 
-def _is_of_difference(kernel: RowKernel, restored: Iterable[sp.Symbol]) -> bool:
-    """Whether the loss and its slopes depend on d_pos - d_neg alone, which is a sum or made of `restored` distances."""
+def _scalars(
+    kernel: RowKernel, degrees: Mapping[Reduction, int], folded: Mapping[sp.Symbol, sp.Expr]
+) -> tuple[list[Assignment], set[sp.Symbol]]:
+    """The scalars with scales, and the distances of degree 1 among them.
+
+    Such a distance is of the scaled differences first, which weights divide by, and then divided by the scale. Any
+    other sum is divided by the powers of its scale before it is used.
+    """
+    scalars: list[Assignment] = []
+    true: dict[sp.Symbol, sp.Expr] = {}
+    distances: dict[sp.Symbol, sp.Expr] = {}
+    for assignment in kernel.scalars:
+        for reduction, degree in degrees.items():
+            total, scale = reduction.symbol, scale_of(reduction)
+            if total not in assignment.value.free_symbols or total in true:
+                continue
+            if (assignment.value.xreplace({total: total / scale**degree}) * scale).has(scale):
+                true[total] = sp.Symbol(f"unscaled_{reduction.name}", real=True)
+                scalars.append(Assignment(true[total], _divided(total, scale, degree)))
+            else:
+                scaled = sp.Symbol(f"scaled_{assignment.name.removeprefix('d_')}", real=True)
+                scalars.append(Assignment(scaled, assignment.value))
+                distances[assignment.symbol] = scaled / scale
+                assignment = replace(assignment, value=scaled / scale)
+        is_weight = assignment.symbol in folded
+        value = assignment.value.xreplace({**true, **distances} if is_weight else true)
+        if is_weight:
+            value = _homogeneous(value, map(scale_of, degrees)) / folded[assignment.symbol]
+        scalars.append(replace(assignment, value=value))
+    return scalars, set(distances)
+
+
+def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol]) -> bool:
+    """Whether the loss depends on d_pos - d_neg alone, which is one sum or made of distances of degree 1."""
     distances = {symbols.d_pos, symbols.d_neg}
     if not any(a.value.free_symbols & distances for a in kernel.scalars):
         return [r.symbol.is_nonnegative for r in kernel.reductions] == [None]
     rest = (a for a in kernel.scalars if a.symbol not in kernel.weights and a.value != symbols.d_pos - symbols.d_neg)
-    return set(restored) == distances and not any(a.value.free_symbols & distances for a in rest)
+    return homogeneous == distances and not any(a.value.free_symbols & distances for a in rest)
 
 
 def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol], scale: sp.Symbol) -> int | None:
@@ -147,8 +171,9 @@ def _divided(symbol: sp.Symbol, scale: sp.Symbol, times: int) -> sp.Expr:
     return _divided(quotient(symbol, scale), scale, times - 1) if times else symbol
 
 
-def _homogeneous(expr: sp.Expr, scales: Iterable[sp.Symbol]) -> sp.Expr:
+def _homogeneous(expr: sp.Expr, among: Iterable[sp.Symbol]) -> sp.Expr:
     """masked_ratio(a, b/c) is c*masked_ratio(a, b)."""
+    scales = tuple(among)
 
     def rewritten(ratio: sp.Expr) -> sp.Expr:
         above, below = ratio.args

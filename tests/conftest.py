@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.util import find_spec
 
 import pytest
 
 from derive_triplet.derive.typeset import ENGINE_VARIABLE, find_engine
-from derive_triplet.derive.verify import nvcc, nvrtc
+from derive_triplet.derive.verify import gpu, nvcc, nvrtc
+from derive_triplet.derive.verify.caffe import build as caffe
 
 TOOLS = {
     "nvrtc": nvrtc.is_available,
     "nvcc": lambda: nvcc.find() is not None,
+    "gpu": lambda: bool(gpu.find()),
+    "compute-sanitizer": lambda: shutil.which("compute-sanitizer") is not None,
     "cmake": lambda: shutil.which("cmake") is not None,
     "tinytex": lambda: find_engine("tinytex") is not None,
     "latexmk": lambda: find_engine("latexmk") is not None,
+    "caffe": lambda: caffe.find() is not None,
+    "opencv": lambda: find_spec("cv2") is not None,
 }
 
 

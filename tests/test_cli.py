@@ -98,17 +98,23 @@ def random_triplet(dtype: str = "float64") -> list[np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("target", "suffixes", "level"),
+    ("target", "names", "level"),
     [
-        pytest.param("numpy", [".py"], "run (NumPy"),
-        pytest.param("cuda", [".cuh", ".cu"], "run, PTX on the CPU (NVRTC", marks=pytest.mark.needs("nvrtc")),
+        pytest.param("numpy", ["{}.py"], "run (NumPy"),
+        pytest.param("cuda", ["{}.cuh", "{}.cu"], "run, PTX on the CPU (NVRTC", marks=pytest.mark.needs("nvrtc")),
+        pytest.param(
+            "caffe",
+            ["{}_layer.hpp", "{}_layer.cpp", "{}_layer.cu", "test_{}_layer.cpp"],
+            "run (Caffe); ",
+            marks=pytest.mark.needs("caffe"),
+        ),
     ],
 )
 def test_main_command_writes_the_files_and_says_what_was_derived_written_and_verified(
-    target: str, suffixes: list[str], level: str
+    target: str, names: list[str], level: str
 ) -> None:
     said = succeed("--norm", "l2", "--target", target)
-    made = {f"generated/{target}/triplet_softmax_mse_l2{suffix}" for suffix in suffixes}
+    made = {f"generated/{target}/{name.format('triplet_softmax_mse_l2')}" for name in names}
     assert written() == made | {"generated/manifest.json"}
     assert "softmax-mse on l2" in said
     for formula in ("dL/dx[k]", "dL/dx_pos[k]", "dL/dx_neg[k]"):

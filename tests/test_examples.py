@@ -32,12 +32,18 @@ def compiler() -> Path:
     return Path(found)
 
 
+def environment() -> dict[str, str]:
+    """The pip packages have their libraries where only their nvcc, and not the linker, looks for them."""
+    libraries = os.pathsep.join(str(path) for path in compiler().resolve().parents[1].glob("lib*"))
+    return {**os.environ, "CUDACXX": str(compiler()), "LIBRARY_PATH": libraries}
+
+
 def build(layer: Path, name: str = "example") -> subprocess.CompletedProcess[str]:
     """What the comment of main.cu says, for one architecture and with warnings as errors."""
     source = layer / "triplet_softmax_mse_l2.cu"
     command = [compiler(), "-std=c++17", "-arch=sm_80", *nvcc.WARNINGS_AS_ERRORS, "-I", layer]
     command += [EXAMPLE / "main.cu", source, "-o", layer / name]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
 def assert_runs(program: Path) -> None:
@@ -69,11 +75,8 @@ def test_a_launcher_with_other_arguments_would_be_seen(layer: Path) -> None:
 def test_cmake_builds_it(layer: Path, tmp_path: Path) -> None:
     cmake = shutil.which("cmake")
     assert cmake is not None
-    # the pip packages have their libraries where nvcc alone looks for them
-    libraries = os.pathsep.join(str(path) for path in compiler().resolve().parents[1].glob("lib*"))
-    environment = {**os.environ, "CUDACXX": str(compiler()), "LIBRARY_PATH": libraries}
     options = [f"-DTRIPLET_DIR={layer}", "-DCMAKE_CUDA_ARCHITECTURES=80"]
     for command in ([cmake, "-S", EXAMPLE, "-B", tmp_path / "build", *options], [cmake, "--build", tmp_path / "build"]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert_runs(tmp_path / "build" / "example")

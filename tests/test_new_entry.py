@@ -72,9 +72,9 @@ def product(objective: Objective, target: str) -> Product:
 
 @objectives
 def test_code_is_generated_with_the_parameters_of_the_entry(objective: Objective) -> None:
-    for target, suffix in (("numpy", ".py"), ("cuda", ".cuh")):
+    for target, suffix in (("numpy", ".py"), ("cuda", ".cuh"), ("caffe", ".hpp")):
         made = product(objective, target)
-        assert all(file.path.startswith(f"{target}/{objective.stem}.") for file in made.files)
+        assert all(file.path.startswith(f"{target}/") and objective.stem in file.path for file in made.files)
         assert all(parameter.name in made.text(suffix) for parameter in objective.parameters)
 
 
@@ -101,6 +101,14 @@ def test_the_generated_cuda_source_compiles() -> None:
     assert report.level.startswith("run, PTX on the CPU")
 
 
+@pytest.mark.needs("caffe")
+@pytest.mark.parametrize("objective", OBJECTIVES[2:], ids=lambda objective: objective.stem)
+def test_the_generated_caffe_layer_is_verified(objective: Objective) -> None:
+    report = verify(product(objective, "caffe"))
+    assert report.passed, str(report)
+    assert report.level.startswith("run (Caffe)")
+
+
 KINKS = (Singularity("sum(abs(x - y))", "x_k = y_k for some k", "a component has a kink there"),)
 CITYBLOCK = Distance("cityblock", "a sum of magnitudes", "sum(abs(x - y))", "made up", (), KINKS)
 LOGARITHM = Distance("logarithm", "it grows slowly", "log(2 + sum((x - y)**2))", "made up")
@@ -116,6 +124,13 @@ def test_every_function_of_the_language_is_verified_in_numpy(distance: Distance)
 @pytest.mark.parametrize("distance", [CITYBLOCK, LOGARITHM], ids=lambda distance: distance.name)
 def test_every_function_of_the_language_compiles_as_cuda(distance: Distance) -> None:
     report = verify(product(Objective(distance, LOSSES["softmax-nll"]), "cuda"))
+    assert report.passed, str(report)
+
+
+@pytest.mark.needs("caffe")
+@pytest.mark.parametrize("distance", [CITYBLOCK, LOGARITHM], ids=lambda distance: distance.name)
+def test_every_function_of_the_language_is_verified_in_caffe(distance: Distance) -> None:
+    report = verify(product(Objective(distance, LOSSES["softmax-nll"]), "caffe"))
     assert report.passed, str(report)
 
 

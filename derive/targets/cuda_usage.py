@@ -31,6 +31,7 @@ class CudaUsageTarget(Target):
     dtypes = tuple(FLOAT_TYPES)
     usual_dtypes = dtypes
     in_all = False
+    shares = ("cuda", "cpp")
 
     def generate(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Product:
         """The table; nothing where there is no NVRTC, or another release than the settings name."""

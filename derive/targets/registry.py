@@ -8,15 +8,28 @@ from types import MappingProxyType
 
 from ..errors import UsageError
 from .base import Target
+from .caffe import CaffeTarget
 from .cuda import CudaTarget
 from .cuda_usage import CudaUsageTarget
 from .latex import LatexTarget
 from .numpy import NumpyTarget
 from .pdf import PdfTarget
+from .prototxt import PrototxtTarget
 
 ENTRY_POINTS = "derive_triplet.targets"
 OURS: Mapping[str, Target] = MappingProxyType(
-    {target.name: target for target in (NumpyTarget(), CudaTarget(), CudaUsageTarget(), LatexTarget(), PdfTarget())}
+    {
+        target.name: target
+        for target in (
+            NumpyTarget(),
+            CudaTarget(),
+            CudaUsageTarget(),
+            CaffeTarget(),
+            PrototxtTarget(),
+            LatexTarget(),
+            PdfTarget(),
+        )
+    }
 )
 
 

@@ -123,10 +123,10 @@ class _AtOnce:
 
 def _against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
     loss, gradients = runner(*regime.embeddings, regime.parameters)
-    floor = _floor(regime)
+    floor = magnification(regime)
     worst = {"loss": (0.0, ""), "gradient": (0.0, "")}
     for row in range(len(regime.x)):
-        expected = _cached_reference(objective, regime, row)
+        expected = cached_reference(objective, regime, row)
         _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in), f"row {row}")
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = found[row] if regime.columns is None else found[row][list(regime.columns)]
@@ -137,7 +137,7 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
     return [Check(what, regime.name, dtype, error, BOUND, detail=where) for what, (error, where) in worst.items()]
 
 
-def _floor(regime: Regime) -> float:
+def magnification(regime: Regime) -> float:
     """By how much a gradient magnifies what a slope loses below the normal range."""
     sizes = [float(np.max(np.abs(other - regime.x))) for other in (regime.x_pos, regime.x_neg)]
     return max(1.0, *sizes) / min([1.0, *(value for value in regime.parameters.values() if value > 0)])
@@ -167,10 +167,10 @@ def remember(
     """Compute the reference of everything that `run_checks` will compare with one."""
     for regime in regimes(objective, dtype, parameters, dims, full_range):
         for row in range(len(regime.x)):
-            _cached_reference(objective, regime, row)
+            cached_reference(objective, regime, row)
 
 
-def _cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
+def cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
     """The reference of one row, computed once for all targets and for both float types where the inputs are equal."""
     held = slice(None) if regime.columns is None else list(regime.columns)
     rows = tuple(tuple(float(c) for c in embedding[row][held]) for embedding in regime.embeddings)

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 from ..launches import qualified
 from ..targets.base import Product
-from . import nvcc, nvrtc
+from . import gpu, nvcc, nvrtc
 from .report import Check, Report
 from .selection import depth, kernels_to_execute
 
@@ -22,14 +22,14 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
     """
     checks: list[Check] = []
     levels: list[str] = []
-    executed = False
+    executed, device = False, gpu.find()
     if nvrtc.is_available():
         offered = [a for a in nvrtc.architectures() if int(a[3:]) <= _NEWEST]
         chosen = offered if thorough else offered[:1]
         with ThreadPoolExecutor() as pool:
             pending = _by_nvrtc(pool, product, chosen, thorough)
             # while the compiler is at work
-            from .executed import execute, prepare
+            from .executed import execute, execute_on_gpu, prepare
 
             dtypes = product.settings.dtypes
             for dtype in dtypes:
@@ -40,6 +40,8 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
                 if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
                     checks += execute(product, dtype, result, depth(dtype, dtypes, thorough))
                     executed = True
+                    if device:
+                        checks += execute_on_gpu(product, dtype, result, depth(dtype, dtypes, thorough))
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
     if nvcc.find() and (thorough or not levels):
         complaint = nvcc.errors(product.files)
@@ -48,7 +50,8 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
     if not levels:
         return Report(product.target, "rendered", notes=(_MORE,))
     reached = "run, PTX on the CPU" if executed else "compiled"
-    return Report(product.target, f"{reached} ({'; '.join(levels)})", tuple(checks))
+    on_device = f"; run, {device}" if executed and device else ""
+    return Report(product.target, f"{reached} ({'; '.join(levels)}){on_device}", tuple(checks))
 
 
 _Pending = tuple[str, str, list[str], Callable[[], nvrtc.Compiled | str]]

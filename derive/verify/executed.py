@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..formats import FORMATS, from_bits, to_bits
 from ..launches import (
@@ -23,7 +25,7 @@ from ..launches import (
 )
 from ..rescale import rescale
 from ..targets.base import Product
-from . import ptx
+from . import gpu, ptx
 from .checks import BOUND, EMBEDDINGS, remember, run_checks
 from .nvrtc import Compiled
 from .regimes import Array
@@ -46,7 +48,7 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
     depth: how many of the kernels `compiled` holds.
     """
     parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
-    runner = PtxRunner(product, dtype, ptx.load(compiled.ptx, compiled.names))
+    runner = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
     checks: Sequence[Check] = run_checks(
         product.objective,
         runner,
@@ -75,6 +77,48 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
     return [*checks, _measured("forward, backward", "far scales", dtype, BOUND, "ulp", in_two)]
 
 
+def execute_on_gpu(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> list[Check]:
+    """The same, but for what only a simulation sees, on the GPU; and how far the two differ.
+
+    They may: the driver contracts a product and a sum to one operation where the PTX leaves that open, and hardware has
+    approximations of its own. Neither is further from the reference than its bound.
+    """
+    parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
+    runner = KernelRunner(product, dtype, gpu.load(compiled.ptx, compiled.names), gpu.Device)
+    simulated = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
+    checks = run_checks(
+        product.objective,
+        runner,
+        [dtype],
+        parameters,
+        product.derivation.distance.translation_invariant,
+        dims=lengths(dtype, depth),
+        shapes=_SHAPES if depth is Depth.EVERY else (),
+        full_range=full_range,
+    )
+    runs = (Layer.fused, Layer.in_two) if is_in_two(depth) else (Layer.fused,)
+    checks = (
+        *checks,
+        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
+        _measured("as simulated", "ordinary", dtype, 2 * BOUND, "ulp", partial(_apart, runner, simulated, parameters)),
+    )
+    return [replace(check, name=f"GPU {check.name}") for check in checks]
+
+
+def _apart(runner: KernelRunner, other: KernelRunner, parameters: Mapping[str, float]) -> float:
+    """By how many ULPs of a row's largest gradient, and of its loss, two runners differ."""
+    layers = [each.layer(each.batch(_ROWS, SHORT), parameters) for each in (runner, other)]
+    for layer in layers:
+        layer.fused()
+    worst = 0.0
+    for found, wanted in zip(*(layer.results() for layer in layers), strict=True):
+        kept = FORMATS[runner.dtype if found.ndim > 1 else FORMATS[runner.dtype].computed_in]
+        size = np.max(np.abs(wanted), axis=-1, keepdims=True).astype(np.float64)
+        error = np.abs(found.astype(np.float64) - wanted) / (kept.eps * size + kept.tiny)
+        worst = float(np.maximum(worst, np.max(np.where(np.isfinite(found), error, np.nan))))
+    return worst
+
+
 def _measured(name: str, regime: str, dtype: str, bound: float, unit: str, measure: Callable[[], float]) -> Check:
     """A check of a number; what a kernel may not do is a finding."""
     try:
@@ -88,11 +132,14 @@ def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
     return _measured(name, "bit for bit", dtype, 0, "numbers", differing)
 
 
-class PtxRunner:
-    """A `checks.Runner` on the kernels of one float type; what a kernel may not do raises `ptx.PtxError`."""
+class KernelRunner:
+    """A `checks.Runner` on the kernels of one float type, on new devices of a kind: simulated ones, or the GPU.
 
-    def __init__(self, product: Product, dtype: str, module: ptx.Module) -> None:
-        self.stem, self.dtype, self.module = product.objective.stem, dtype, module
+    What a kernel may not do raises `ptx.PtxError`, where it is simulated.
+    """
+
+    def __init__(self, product: Product, dtype: str, module: Any, new_device: Callable[[], Any]) -> None:
+        self.stem, self.dtype, self.module, self.new_device = product.objective.stem, dtype, module, new_device
         self.scalar = FLOAT_TYPES[dtype]
         self.names = [parameter.name for parameter in product.objective.parameters]
         self.weights = len(product.kernel.weights)
@@ -109,30 +156,36 @@ class PtxRunner:
         self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array | None = None, first: int = 0
     ) -> Layer:
         """The batch in the memory of a device of its own."""
-        values = np.array([parameters[name] for name in self.names], FORMATS[self.dtype].computed_in)
+        # a struct of nothing is a byte long
+        kind = FORMATS[self.dtype].computed_in if self.names else "u1"
+        values = np.array([parameters[name] for name in self.names] or [0], kind)
         return Layer(self, batch, values, upstream, first)
 
     def batch(self, rows: int, dim: int) -> list[Array]:
-        """Ordinary embeddings; the same ones on every run."""
+        """Ordinary embeddings, the same ones on every run.
+
+        Distances are of order 1, and that to the positive is the larger one, so that no loss is at rest.
+        """
         random = np.random.Generator(np.random.PCG64(dim))
-        return [FORMATS[self.dtype].rounded(random.uniform(-1, 1, (rows, dim))) for _ in EMBEDDINGS]
+        x, x_pos, x_neg = (random.uniform(-1, 1, (rows, dim)) / math.sqrt(dim) for _ in EMBEDDINGS)
+        return [FORMATS[self.dtype].rounded(array) for array in (x, x_pos, (x + x_neg) / 2)]
 
 
 class Layer:
-    """A batch in the simulated memory, and the kernels on it.
+    """A batch in a device's memory, and the kernels on it.
 
     first: the number of its first row in a batch of which nothing else is there.
     """
 
     def __init__(
-        self, runner: PtxRunner, batch: Sequence[Array], parameters: Array, upstream: Array | None, first: int
+        self, runner: KernelRunner, batch: Sequence[Array], parameters: Array, upstream: Array | None, first: int
     ) -> None:
-        self.runner, self.parameters, self.device = runner, parameters, ptx.Device()
+        self.runner, self.parameters, self.device = runner, parameters, runner.new_device()
         rows, dim = batch[0].shape
         self.shape = first + rows, dim
-        stored, computed = self._stored(batch[0]).dtype, parameters.dtype
+        stored, computed = self._stored(batch[0]).dtype, np.dtype(FORMATS[runner.dtype].computed_in)
 
-        def empty(name: str, dtype: Any, *shape: int) -> ptx.Buffer:
+        def empty(name: str, dtype: Any, *shape: int) -> Any:
             return self.device.empty(name, shape, dtype, offset=first * math.prod(shape[1:]))
 
         self.inputs = [
@@ -143,11 +196,12 @@ class Layer:
         self.losses, self.weights = empty("loss", computed, rows), empty("weights", computed, rows, runner.weights)
         self.outputs = [empty(f"grad_{name}", stored, rows, dim) for name in EMBEDDINGS]
 
-    def _stored(self, array: Array) -> Array:
+    def _stored(self, array: Array) -> npt.NDArray[Any]:
         return to_bits(array) if self.runner.dtype == "bfloat16" else array
 
     def loss(self) -> Array:
-        return self.losses.array()
+        held: Array = self.losses.array()
+        return held
 
     def gradients(self) -> list[Array]:
         arrays = [output.array() for output in self.outputs]
@@ -156,29 +210,32 @@ class Layer:
     def results(self) -> list[Array]:
         return [self.loss(), *self.gradients()]
 
-    def fused(self, factor: float = 1.0, busy: int = 1, only: Sequence[int] | None = None) -> ptx.Launch:
+    def fused(self, factor: float = 1.0, busy: int = 1, only: Sequence[int] | None = None) -> Any:
         """Loss and gradients at once; in fewer blocks than the launcher's, by `busy`, some of them take more rows."""
         start = fused_start(self.runner.scalar, *self.shape)
-        arguments = [self.upstream, factor, self.losses, *self.outputs, *self.shape, self.parameters]
+        arguments = [self.upstream, self._real(factor), self.losses, *self.outputs, *self.shape, self.parameters]
         return self._launch(Start(start.kernel, -(-start.blocks // busy)), arguments, only)
 
     def in_two(self, factor: float = 1.0) -> None:
         """Forward, then backward."""
         forward, backward = (single_start(k, self.runner.scalar, *self.shape) for k in ("forward", "backward"))
         self._launch(forward, [self.losses, self.weights, *self.shape, self.parameters])
-        self._launch(backward, [self.weights, self.upstream, factor, *self.outputs, *self.shape])
+        self._launch(backward, [self.weights, self.upstream, self._real(factor), *self.outputs, *self.shape])
 
     def reduced(self, factor: float) -> Any:
         """`factor` times the sum of the losses."""
-        total = self.device.empty("total", (1,), self.parameters.dtype)
+        total = self.device.empty("total", (1,), self.losses.dtype)
         kernel = self._kernel(reduction(self.runner.scalar))
-        self.device.launch(kernel, 1, REDUCTION_THREADS, [self.losses, factor, total, self.shape[0]])
+        self.device.launch(kernel, 1, REDUCTION_THREADS, [self.losses, np.float64(factor), total, self.shape[0]])
         return total.array()[0]
 
-    def _kernel(self, name: str) -> ptx.Program:
+    def _real(self, value: float) -> Any:
+        return self.losses.dtype.type(value)
+
+    def _kernel(self, name: str) -> Any:
         return self.runner.module.kernel(qualified(self.runner.stem, name))
 
-    def _launch(self, start: Start, arguments: Sequence[Any], only: Sequence[int] | None = None) -> ptx.Launch:
+    def _launch(self, start: Start, arguments: Sequence[Any], only: Sequence[int] | None = None) -> Any:
         program = self._kernel(start.kernel)
         return self.device.launch(program, start.blocks, THREADS, [*self.inputs, *arguments], blocks=only)
 
@@ -191,7 +248,7 @@ def _differing(found: Iterable[Array], wanted: Iterable[Array]) -> int:
     return sum(int(np.count_nonzero(a != b)) for a, b in zip(found, wanted, strict=True))
 
 
-def _moved(runner: PtxRunner, dims: Iterable[int]) -> float:
+def _moved(runner: KernelRunner, dims: Iterable[int]) -> float:
     """By how much, relatively, a kernel that holds its row in registers moves more than it has to."""
     parameters = _ones(runner)
     excess = 0.0
@@ -204,11 +261,11 @@ def _moved(runner: PtxRunner, dims: Iterable[int]) -> float:
     return excess
 
 
-def _ones(runner: PtxRunner) -> dict[str, float]:
+def _ones(runner: KernelRunner) -> dict[str, float]:
     return dict.fromkeys(runner.names, 1.0)
 
 
-def _upstream(runner: PtxRunner, runs: Iterable[Run], parameters: Mapping[str, float], dims: Iterable[int]) -> int:
+def _upstream(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str, float], dims: Iterable[int]) -> int:
     """How many numbers differ from those of rows that have the upstream gradient as factor.
 
     That a factor multiplies gradients is seen by the check of mean and sum.
@@ -230,7 +287,7 @@ def _upstream(runner: PtxRunner, runs: Iterable[Run], parameters: Mapping[str, f
     return differ
 
 
-def _isolated(runner: PtxRunner, runs: Iterable[Run], parameters: Mapping[str, float]) -> int:
+def _isolated(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str, float]) -> int:
     """How many numbers change where other rows hold NaN and infinity, or do not become NaN where they must."""
     rows, nan, others, k = 4, 1, [0, 3], 3
     batch = runner.batch(rows, SHORT)
@@ -247,7 +304,7 @@ def _isolated(runner: PtxRunner, runs: Iterable[Run], parameters: Mapping[str, f
     return differ
 
 
-def _far(runner: PtxRunner, parameters: Mapping[str, float]) -> int:
+def _far(runner: KernelRunner, parameters: Mapping[str, float]) -> int:
     """How many numbers of the last rows of a batch of 2^28 differ from those of a small batch."""
     dim = 16 * runner.scalar.wide
     batch = runner.batch(8, dim)
@@ -263,7 +320,7 @@ def _far_exponent(dtype: str) -> int:
     return exponent if FORMATS[dtype].largest_exponent > exponent else 0
 
 
-def _far_in_two(runner: PtxRunner, parameters: Mapping[str, float]) -> float:
+def _far_in_two(runner: KernelRunner, parameters: Mapping[str, float]) -> float:
     """By how many ULPs forward and backward differ from both at once, where sums of squares leave the range."""
     info, exponent = FORMATS[runner.dtype], _far_exponent(runner.dtype)
     scales = np.array([[2.0**-exponent], [2.0**exponent]])

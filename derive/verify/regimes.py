@@ -90,20 +90,7 @@ def regimes(
             np.concatenate([-near, steep]),
         )
     if full_range and dtype in _FAR_SCALES:
-        large, small = _FAR_SCALES[dtype], 1 / _FAR_SCALES[dtype]
-        computed = FORMATS[FORMATS[dtype].computed_in]
-        lossy = math.sqrt(computed.tiny) * computed.eps**0.25  # its square has lost half of its digits
-        for name, *scales in (
-            (f"far, scale {small:.0e}", small, small, small),
-            (f"far, scale {large:.0e}", large, large, large),
-            ("one distance tiny", small, small, 1.0),
-            ("the other tiny", small, 1.0, small),
-            ("one distance tiny, one huge", small, small, large),
-            ("one distance huge, one tiny", small, large, small),
-            ("subnormal squares", lossy, lossy, lossy),
-            ("subnormal", *(3 * [FORMATS[dtype].tiny / 4])),
-            ("the largest", *(3 * [FORMATS[dtype].largest / 4])),
-        ):
+        for name, scales in _far(dtype):
             yield regime(name, *(normal(1, 3, scale) for scale in scales))
     for dim in dims:
         columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 2, replace=False)), dim - 1)
@@ -114,6 +101,24 @@ def regimes(
     for changed in _parameters_on_the_kinks(objective, parameters):
         x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK)
         yield regime("on the kink", x, x_pos, x_neg, **changed)
+
+
+def _far(dtype: str) -> Iterator[tuple[str, tuple[float, float, float]]]:
+    """Scales of x, x_pos and x_neg at which squares are outside the range of what is computed in."""
+    large, small, format_ = _FAR_SCALES[dtype], 1 / _FAR_SCALES[dtype], FORMATS[dtype]
+    computed = FORMATS[format_.computed_in]
+    yield f"far, scale {small:.0e}", (small, small, small)
+    yield f"far, scale {large:.0e}", (large, large, large)
+    yield "one distance tiny", (small, small, 1.0)
+    yield "the other tiny", (small, 1.0, small)
+    yield "one distance tiny, one huge", (small, small, large)
+    yield "one distance huge, one tiny", (small, large, small)
+    for name, scale in (
+        ("subnormal squares", math.sqrt(computed.tiny) * computed.eps**0.25),  # they have lost half of their digits
+        ("subnormal", format_.tiny / 4),
+        ("the largest", format_.largest / 4),
+    ):
+        yield name, (scale, scale, scale)
 
 
 def _degree(objective: Objective) -> float:
@@ -132,7 +137,7 @@ def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, floa
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 
-            def locus(value: object, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
+            def locus(value: object, *, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
                 return locus_value(objective.loss, text, d_pos, d_neg, {**parameters, name: value})
 
             value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))

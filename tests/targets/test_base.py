@@ -32,7 +32,7 @@ SETTINGS = [
     Settings(parameters={"temperature": 1.0}),
     Settings(parameters={"temperature": 0.1 + 0.2}),
 ]
-TARGETS = ("numpy", "cuda")
+TARGETS = ("numpy", "cuda", "prototxt")
 
 
 def made(settings: Settings = SETTINGS[0], target: str = "numpy", loss: str = "softmax-mse") -> Product:

@@ -1,0 +1,289 @@
+"""Verification of composed nets: their text, run in real Caffe, and the siamese one trained.
+
+A net has the accuracy of Caffe's layers. Where one of them saturates, its results still have the rounding of 1, so
+errors are judged at the scale of the exact result plus that of a loss or slope of 1; where none does, as those of any
+code. Where the shift of Power is not small beside the squares, gradients need only be finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import numpy as np
+
+from ...catalogue import Objective
+from ...compose import INVERSE_SHIFT, SHIFT
+from ...highprecision import objective_value
+from ...layers import Layer, constants
+from ...targets.base import Product
+from ..checks import BOUND, EMBEDDINGS, cached_reference, magnification, ulps
+from ..reference import Exact
+from ..regimes import Array, Regime, regimes
+from ..report import Check, Report
+from . import train
+from .build import COMMAND, ROOT_VARIABLE, Caffe, find
+from .layer import CaffeError, complaint, run_net
+
+_MORE = (
+    f"'{COMMAND}' builds Caffe in about a minute, and {ROOT_VARIABLE} names one that is there: then the nets are run"
+)
+
+_CEILINGS = {"SoftmaxWithLoss": -math.log(float(np.finfo("float32").tiny))}
+"""Type of a layer -> the largest loss that it gives for a row."""
+
+_SATURATING = {"Softmax", "SoftmaxWithLoss", "Sigmoid", "BNLL", "Exp", "Log"}
+"""Types of layers whose results may be close to a constant, and rounded like it."""
+
+_MORE_ROUNDING = 64.0  # ulp; planted errors are off by factors
+
+
+def verify_composed(product: Product, thorough: bool) -> Report:
+    """Run the nets of a product, if there is a Caffe, in single and in double precision."""
+    caffe = find()
+    if caffe is None:
+        return Report(product.target, "rendered", notes=(_MORE,))
+    checks: list[Check] = []
+    for dtype in product.settings.dtypes:
+        try:
+            with np.errstate(all="ignore"):
+                checks += _checks_of_type(caffe, product, dtype)
+        except CaffeError as error:
+            checks.append(Check("runs", "all", dtype, 1, 0, unit="errors", detail=str(error)))
+    siamese, notes = _trained(caffe, product)
+    if not _are_exact(product.facts["layers"]):
+        notes += ("Caffe rounds the constants of a net to single precision, so float64 is judged in ulp of float32.",)
+    if left_out := [f"{regime.name} in {dtype}" for dtype, regime in _regimes(product) if _overflows(regime)]:
+        notes += (f"A net overflows there, and was not run: {', '.join(left_out)}.",)
+    return Report(product.target, "run (Caffe)", (*checks, *siamese), notes)
+
+
+def _regimes(product: Product, dtypes: Sequence[str] = ()) -> Iterator[tuple[str, Regime]]:
+    """With each float type, the regimes of the product's own parameters: the constants of a net are in its text."""
+    values = product.settings.values(product.objective)
+    for dtype in dtypes or product.settings.dtypes:
+        of_type = regimes(product.objective, dtype, values)
+        yield from ((dtype, regime) for regime in of_type if regime.parameters == values)
+
+
+def _overflows(regime: Regime) -> bool:
+    """Whether a squared distance does, or one over a small parameter."""
+    longest = max(np.max(np.sum(np.square(2.0 * embedding), axis=1)) for embedding in regime.embeddings)
+    divisor = min([1.0, *(value for value in regime.parameters.values() if value > 0)])
+    return bool(2 * longest > divisor * np.finfo(regime.x.dtype).max)
+
+
+@dataclass(frozen=True)
+class NetRunner:
+    """Runs the text of a net, whose inputs it shapes for a batch."""
+
+    caffe: Caffe
+    text: str
+
+    def __call__(
+        self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
+    ) -> tuple[Array, Sequence[Array]]:
+        """The losses of rows alone and their gradients: a `checks.Runner`, but for reductions."""
+        return self.run((x, x_pos, x_neg), 1)
+
+    def run(self, batch: Sequence[Array], *shape: int) -> tuple[Array, list[Array]]:
+        """As `run_net`; `shape` begins with the number of rows, and the rest is that of a row if it is not flat."""
+        dims = " ".join(f"dim: {size}" for size in (shape if len(shape) > 1 else (*shape, batch[0].shape[1])))
+        shaped = re.sub(r"input_param \{.*\}", f"input_param {{ shape {{ {dims} }} }}", self.text)
+        return run_net(self.caffe, shaped, batch)
+
+
+def _checks_of_type(caffe: Caffe, product: Product, dtype: str) -> Iterator[Check]:
+    objective, layers = product.objective, product.facts["layers"]
+    judged = dtype if _are_exact(layers) else "float32"
+    runner = NetRunner(caffe, product.files[0].text)
+    normalized = NetRunner(caffe, product.text("_normalized.prototxt"))
+    for _, regime in _regimes(product, [dtype]):
+        if _overflows(regime):
+            continue
+        if _is_below_shift(regime, layers):
+            yield _finite("gradient", regime.name, dtype, runner.run(regime.embeddings, 1)[1])
+        else:
+            yield from _against_reference(objective, runner, regime, layers, dtype, judged)
+        if regime.name == "ordinary, n = 7":
+            yield _mean(runner, regime, dtype)
+            yield from _normalized(objective, normalized, regime, layers, dtype, judged)
+            zero = replace(regime, x_pos=0 * regime.x_pos)
+            yield _finite("normalized: gradient", "x_pos = 0", dtype, normalized.run(zero.embeddings, len(zero.x))[1])
+    yield _images(runner, dtype)
+
+
+def _are_exact(layers: Sequence[Layer]) -> bool:
+    """Whether single precision holds the constants of a net; otherwise it is no more accurate than that."""
+    return all(float(np.float32(value)) == value for value in constants(layers) - {SHIFT, INVERSE_SHIFT})
+
+
+def _is_below_shift(regime: Regime, layers: Sequence[Layer]) -> bool:
+    """Whether what is added before a root is seen beside the squares of some row."""
+    if SHIFT not in constants(layers):
+        return False
+    pairs = [np.asarray(other - regime.x, np.float64) for other in (regime.x_pos, regime.x_neg)]
+    return any(np.any((np.sum(np.abs(u), axis=1) > 0) & (np.sum(u * u, axis=1) < 1e16 * SHIFT)) for u in pairs)
+
+
+def _finite(name: str, regime: str, dtype: str, gradients: Sequence[Array]) -> Check:
+    return Check(name, regime, dtype, int(np.sum(~np.isfinite(gradients))), 0, unit="not finite")
+
+
+def _against_reference(
+    objective: Objective, runner: NetRunner, regime: Regime, layers: Sequence[Layer], dtype: str, judged: str
+) -> Iterator[Check]:
+    """The largest errors of the losses and gradients of the rows of a batch, run one by one."""
+    losses, gradients = runner.run(regime.embeddings, 1)
+    types = {layer.type for layer in layers}
+    at_one = float(bool(types & _SATURATING))
+    worst = {"loss": 0.0, "gradient": 0.0}
+    for row, loss in enumerate(losses):
+        exact = cached_reference(objective, regime, row)
+        wanted = Exact([min(*exact.loss.value, _ceiling(layers))], [*exact.loss.scale])
+        errors = {"loss": ulps([loss], _also_at(at_one, wanted), judged), "gradient": list[float]()}
+        for name, gradient in zip(EMBEDDINGS, gradients, strict=True):
+            floor = magnification(regime)
+            errors["gradient"] += ulps(gradient[row], _also_at(at_one * floor, exact.gradients[name]), judged, floor)
+        worst = {what: float(np.max([worst[what], *errors[what]])) for what in worst}  # NaN is the largest
+    for what, error in worst.items():
+        yield Check(what, regime.name, dtype, error, BOUND)
+
+
+def _ceiling(layers: Sequence[Layer]) -> float:
+    """The largest loss of a row."""
+    return min((_CEILINGS[layer.type] for layer in layers if layer.type in _CEILINGS), default=math.inf)
+
+
+def _also_at(size: float, exact: Exact) -> Exact:
+    """With errors judged at the scale of `size` as well."""
+    return Exact(exact.value, [scale + size for scale in exact.scale])
+
+
+def _mean(runner: NetRunner, regime: Regime, dtype: str) -> Check:
+    """A batch has the mean of the losses of its rows, and gradients divided by their number."""
+    rows = len(regime.x)
+    losses, alone = runner.run(regime.embeddings, 1)
+    (mean,), together = runner.run(regime.embeddings, rows)
+    wanted, steepest = np.mean(losses, dtype=np.float64), np.max(np.abs(alone))
+    errors = abs(mean - wanted) / max(wanted, 1), np.max(np.abs(np.multiply(rows, together) - alone)) / max(steepest, 1)
+    return Check("mean over the batch", regime.name, dtype, float(np.max(errors) / np.finfo(dtype).eps), _MORE_ROUNDING)
+
+
+def _images(runner: NetRunner, dtype: str) -> Check:
+    """Embeddings of shape (N, C, H, W) give what they give as vectors, bit for bit."""
+    shape = (3, 2, 3, 2)
+    random = np.random.Generator(np.random.PCG64(0))
+    batch = [random.uniform(-1, 1, (shape[0], math.prod(shape[1:]))).astype(dtype) for _ in EMBEDDINGS]
+    flat, images = (runner.run(batch, *of) for of in (shape[:1], shape))
+    differ = sum(int(np.sum(~(a == b))) for a, b in zip((flat[0], *flat[1]), (images[0], *images[1]), strict=True))
+    return Check("shape (N, C, H, W)", "bit for bit", dtype, differ, 0, unit="numbers")
+
+
+# ---------------------------------------------------------------- normalized embeddings
+
+
+def _normalized(
+    objective: Objective, runner: NetRunner, regime: Regime, layers: Sequence[Layer], dtype: str, judged: str
+) -> Iterator[Check]:
+    """Against differences of the definition at normalized embeddings, at the scale of a loss and a slope of 1.
+
+    A unit has room for the shift, which shortens a unit vector by about half of that over the squared length.
+    """
+    losses, gradients = runner.run(regime.embeddings, 1)
+    worst_loss = worst_gradient = 0.0
+    shortest = min(float(np.min(np.sum(np.square(e, dtype=np.float64), axis=1))) for e in regime.embeddings)
+    unit = float(np.finfo(judged).eps) + INVERSE_SHIFT / shortest
+    for row, loss in enumerate(losses):
+        vectors = [[float(c) for c in embedding[row]] for embedding in regime.embeddings]
+        exact, slopes = _through_normalization(objective, vectors, regime.parameters)
+        wanted = min(exact, _ceiling(layers))
+        steepest = max(magnification(regime), float(np.max(np.abs(slopes))))
+        errors = np.abs(np.array([gradient[row] for gradient in gradients]) - slopes)
+        worst_loss = float(np.maximum(worst_loss, abs(loss - wanted) / (unit * max(steepest, wanted))))
+        worst_gradient = float(np.maximum(worst_gradient, np.max(errors) / (unit * steepest)))
+    yield Check("normalized: loss", regime.name, dtype, worst_loss, _MORE_ROUNDING)
+    yield Check("normalized: gradient", regime.name, dtype, worst_gradient, _MORE_ROUNDING)
+
+
+def _through_normalization(
+    objective: Objective, vectors: Sequence[Sequence[float]], parameters: Mapping[str, float]
+) -> tuple[float, Array]:
+    """The loss of the vectors divided by their lengths, and its gradients in the vectors, shape (3, dim)."""
+    h = mpmath.mpf(10) ** -25
+
+    def loss(rows: Sequence[Sequence[Any]]) -> Any:
+        x, x_pos, x_neg = ([c / mpmath.norm(row) for c in row] for row in rows)
+        return objective_value(objective, x, x_pos, x_neg, parameters)
+
+    def moved(which: int, at: int, by: Any) -> list[list[Any]]:
+        return [
+            [mpmath.mpf(c) + by * ((which, at) == (n, k)) for k, c in enumerate(row)] for n, row in enumerate(vectors)
+        ]
+
+    with mpmath.workdps(70):
+        slopes = [
+            [float((loss(moved(n, k, h)) - loss(moved(n, k, -h))) / (2 * h)) for k in range(len(row))]
+            for n, row in enumerate(vectors)
+        ]
+        return float(loss(moved(0, 0, 0))), np.array(slopes)
+
+
+# ---------------------------------------------------------------- training
+
+
+def _trained(caffe: Caffe, product: Product) -> tuple[list[Check], tuple[str, ...]]:
+    """Some steps of SGD: the towers keep the same weights, all of which move, and the loss falls; else why not.
+
+    The first step is small: the loss has to fall as its gradient in all the weights says.
+    """
+    unit = min([1.0, *(v for v in product.settings.values(product.objective).values() if v > 0)])
+    try:
+        outcome = trained(caffe, product.text("_siamese.prototxt"), brightness=math.sqrt(unit))
+    except CaffeError as error:
+        return [Check("siamese: trains", "SGD", "", 1, 0, unit="errors", detail=str(error))], ()
+    except ImportError as error:
+        return [], (f"The siamese net was not trained ({error}): pip install 'derive-triplet[caffe]'",)
+    before, after, *_, last = outcome["losses"]
+    missed = abs(1 - (before - after) / outcome["predicted"])
+    return [
+        Check("siamese: unequal weights", "SGD", "float32", outcome["unequal"], 0, unit="numbers"),
+        Check("siamese: blobs that stay", "SGD", "float32", outcome["unmoved"], 0, unit="blobs"),
+        Check("siamese: first step", "SGD", "float32", missed, 0.1, unit="of its gradient"),
+        Check("siamese: loss", "SGD", "float32", last / before, 0.998, unit="of the first"),
+    ], ()
+
+
+def trained(
+    caffe: Caffe,
+    text: str,
+    *,
+    steps: int = 5,
+    rate: float = 1e-3,
+    brightness: float = 1.0,
+    libraries: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """What `train.train` says of a net, in a process of its own.
+
+    Raises `CaffeError` for what Caffe refuses, and `ImportError` where pycaffe cannot be imported.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "net.prototxt").write_text(text, encoding="utf-8")
+        arguments = ("net.prototxt", steps, rate, brightness, *libraries)
+        command = [sys.executable, "-m", train.__name__, *map(str, arguments)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=caffe.environment, check=False)
+    if done.returncode == train.NO_PYCAFFE:
+        raise ImportError(done.stderr.strip())
+    if done.returncode:
+        raise CaffeError(complaint(done.stderr))
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome

@@ -1,0 +1,120 @@
+"""A generated layer's GPU code: compiled by nvcc against Caffe's headers, and its kernels executed without a GPU.
+
+What launches the kernels is compiled, but takes a GPU to run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UsageError
+from ...targets.base import Product
+from .. import nvcc, ptx
+from ..checks import EMBEDDINGS, run_checks
+from ..regimes import Array
+from ..report import Check
+from .build import Caffe
+from .sources import run
+
+_MORE = "nvcc, on the PATH or of the pip package nvidia-cuda-nvcc, compiles the .cu: then its kernels are run, too"
+_OLDEST = "sm_75"
+_DIMS = (128, 385)  # as long as a block has threads, and one that is not all of a block's rounds
+_SHAPES = ((1_003, 2), (3, 5_003))
+_THREADS, _BACKWARD_THREADS = 128, 512  # of a block: what the .cu says, and Caffe
+_SCALARS = {"float32": "float", "float64": "double"}
+_MANGLED = {"f": "float", "d": "double"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far the GPU code of a layer was verified, what was found, and how to get more."""
+
+    level: str
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def compiled(caffe: Caffe, product: Product, folder: Path, thorough: bool) -> str | UsageError | None:
+    """The PTX of the kernels for the oldest architecture, what the compiler says against the .cu, or None without nvcc.
+
+    thorough: compile it for all architectures as well.
+    """
+    compiler = nvcc.find()
+    if compiler is None:
+        return None
+    source = f"{product.objective.stem}_layer.cu"
+    with as_file(files(__package__) / "stubs") as stubs:
+        base = [compiler, "-std=c++17", *nvcc.WARNINGS_AS_ERRORS, "-isystem", str(stubs), *caffe.headers, "-I.", source]
+        try:
+            run([*base, f"-arch={_OLDEST}", "-ptx", "-o", "layer.ptx"], folder)
+            if thorough:
+                run([*base, "-arch=all-major", "--threads=0", "-c", "-o", "layer.o"], folder)
+        except UsageError as error:
+            return error
+    return (folder / "layer.ptx").read_text(encoding="utf-8")
+
+
+def verified(product: Product, outcome: str | UsageError | None, thorough: bool) -> Verdict:
+    """What `compiled` gave, executed."""
+    if outcome is None:
+        return Verdict(".cu rendered", notes=(_MORE,))
+    if isinstance(outcome, UsageError):
+        return Verdict(".cu rendered", (Check(".cu compiles", _OLDEST, "", 1, 0, unit="errors", detail=str(outcome)),))
+    checks = run_checks(
+        product.objective,
+        KernelRunner(product, outcome),
+        product.settings.dtypes,
+        product.settings.values(product.objective),
+        product.derivation.distance.translation_invariant,
+        dims=_DIMS if thorough else _DIMS[-1:],
+        shapes=_SHAPES if thorough else (),
+        at_once=True,
+    )
+    architectures = "all major architectures" if thorough else _OLDEST
+    level = f"kernels run, PTX on the CPU (nvcc: {architectures})"
+    return Verdict(level, tuple(replace(check, name=f".cu {check.name}") for check in checks))
+
+
+class KernelRunner:
+    """A `checks.Runner` on the kernels; the host's part, which is to add the losses up, is done here."""
+
+    def __init__(self, product: Product, text: str) -> None:
+        self.module = ptx.load(text, _names(text))
+        self.parameters = [parameter.name for parameter in product.objective.parameters]
+        self.weights = len(product.kernel.weights)
+
+    def __call__(
+        self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
+    ) -> tuple[Any, Sequence[Array]]:
+        (rows, dim), device = x.shape, ptx.Device()
+        inputs = [device.buffer(name, array) for name, array in zip(EMBEDDINGS, (x, x_pos, x_neg), strict=True)]
+        gradients = [device.empty(f"grad_{name}", x.shape, x.dtype) for name in EMBEDDINGS]
+        losses = device.empty("losses", (rows,), np.dtype("float64"))
+        saved = device.empty("saved", (rows, self.weights), np.dtype("float64"))
+        # a struct of nothing is a byte long
+        values = np.array([parameters[name] for name in self.parameters] or [0], "f8" if self.parameters else "u1")
+        factor = 1 / rows if reduction == "mean" else 1.0
+        forward, backward = (self.kernel(name, x.dtype) for name in ("Forward", "Backward"))
+        # any grid works: two rows for some blocks
+        device.launch(forward, -(-rows // 2), _THREADS, [rows, dim, *inputs, values, losses, saved])
+        blocks = -(-x.size // _BACKWARD_THREADS)
+        device.launch(backward, blocks, _BACKWARD_THREADS, [x.size, dim, factor, saved, *inputs, *gradients])
+        loss = losses.array()
+        reduced = loss if reduction == "none" else factor * np.sum(loss)
+        return np.asarray(reduced, x.dtype), [gradient.array() for gradient in gradients]
+
+    def kernel(self, name: str, dtype: Any) -> ptx.Program:
+        return self.module.kernel(f"{name}<{_SCALARS[dtype.name]}>")
+
+
+def _names(text: str) -> dict[str, str]:
+    """The kernels of a PTX text, by what they are called in C++: ``Forward<float>``."""
+    mangled = re.findall(r"^\.visible \.entry (_ZN\w*\d(Forward|Backward)I([fd])E\w*)\(", text, re.MULTILINE)
+    return {f"{name}<{_MANGLED[scalar]}>": whole for whole, name, scalar in mangled}

@@ -1,0 +1,206 @@
+"""The generated nets as text: what they hold, and that other readers than Caffe take them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+from typing import Any
+
+import numpy as np
+import pytest
+
+from derive_triplet import (
+    DISTANCES,
+    LOSSES,
+    DefinitionError,
+    Loss,
+    Objective,
+    Product,
+    UsageError,
+    differentiate,
+    generate,
+)
+from derive_triplet.derive.verify.caffe import build
+
+OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
+objectives = pytest.mark.parametrize(("norm", "loss"), OBJECTIVES)
+
+
+def made(norm: str = "l2", loss: str = "softmax-mse", **options: Any) -> Product:
+    return generate(differentiate(norm, loss), "prototxt", **options)
+
+
+def layers(text: str) -> list[str]:
+    return re.findall(r"^layer \{\n.*?^\}\n", text, re.MULTILINE | re.DOTALL)
+
+
+def values(layer: str, field: str) -> list[str]:
+    return re.findall(rf'^  {field}: "(.*)"$', layer, re.MULTILINE)
+
+
+# ---------------------------------------------------------------- the text
+
+
+@objectives
+def test_three_nets_are_written(norm: str, loss: str) -> None:
+    product = made(norm, loss)
+    stem = product.objective.stem
+    assert [file.path for file in product.files] == [
+        f"prototxt/{stem}.prototxt",
+        f"prototxt/{stem}_normalized.prototxt",
+        f"prototxt/{stem}_siamese.prototxt",
+    ]
+    for file in product.files:
+        assert re.findall(r'^name: "(.*)"$', file.text, re.MULTILINE) == [file.path[9:-9]]
+
+
+@objectives
+def test_a_net_is_commented_and_laid_out_for_people(norm: str, loss: str) -> None:
+    for file in made(norm, loss).files:
+        assert max(map(len, file.text.splitlines())) <= 140
+        assert not re.search(r"[ \t]$", file.text, re.MULTILINE)
+        assert "\n\n\n" not in file.text
+        assert file.text.endswith("}\n")
+        assert not file.text.endswith("\n\n")
+    computed = re.findall(r'^(.*)\nlayer \{\n(?!.*\n  type: "Input")', made(norm, loss).files[0].text, re.MULTILINE)
+    assert len(computed) >= 8
+    assert all(before.startswith("# ") for before in computed)
+
+
+@objectives
+def test_every_bottom_is_a_top_of_a_layer_before_and_only_towers_work_in_place(norm: str, loss: str) -> None:
+    for file in made(norm, loss).files:
+        known: set[str] = set()
+        for layer in layers(file.text):
+            bottoms, tops = values(layer, "bottom"), values(layer, "top")
+            assert known.issuperset(bottoms)
+            assert not known.intersection(tops) or values(layer, "type") == ["ReLU"]
+            known.update(tops)
+        assert values(layers(file.text)[-1], "top") == ["loss"]
+
+
+def test_only_nets_without_weights_force_backward() -> None:
+    loss, normalized, siamese = (file.text for file in made().files)
+    assert [bool(re.search("^force_backward: true$", text, re.MULTILINE)) for text in (loss, normalized, siamese)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_the_towers_differ_in_names_only_and_share_every_weight() -> None:
+    text = made().text("_siamese.prototxt")
+    towers = text.split("# ---------------------------------------------------------------- ")[1:4]
+    alike = {re.sub(r'^  (name|bottom|top): "\w+"$|^.*->.*', "", tower, flags=re.MULTILINE).strip() for tower in towers}
+    assert len(alike) == 1
+    weights = [re.findall(r'param \{ name: "(\w+)"', tower) for tower in towers]
+    assert weights[0] == weights[1] == weights[2]
+    assert len(set(weights[0])) == 6
+
+
+@objectives
+def test_the_siamese_net_ends_in_the_composed_loss(norm: str, loss: str) -> None:
+    product = made(norm, loss)
+    own = layers(product.files[0].text)[3:]
+    assert layers(product.text("_siamese.prototxt"))[-len(own) :] == own
+
+
+def test_parameters_are_constants_of_the_nets() -> None:
+    assert "power_param { shift: 0.5 }" in made(loss="hinge", parameters={"margin": 0.5}).files[0].text
+    warm = made(parameters={"temperature": 0.5})
+    for file in warm.files:
+        assert file.text.count("power_param { scale: 2 }") == 2
+        assert "# d_pos/temperature" in file.text
+    assert "scale: 2 " not in made().files[0].text
+
+
+def test_a_constant_that_caffe_cannot_hold_is_an_error_of_one_line() -> None:
+    with pytest.raises(DefinitionError, match=r"^Caffe keeps the constants .* which cannot hold 1e\+?300$"):
+        made(dtypes=["float64"], parameters={"temperature": 1e-300})
+
+
+def test_what_caffe_has_no_layer_for_is_refused_by_name() -> None:
+    power = Loss("power", "", "2**(d_pos - d_neg)", "made up")
+    with pytest.raises(UsageError, match=r"^Caffe has no layer for a power .* constant: 2\^\(d_pos - d_neg\)$"):
+        generate(differentiate(Objective(DISTANCES["l2-squared"], power)), "prototxt")
+
+
+# ---------------------------------------------------------------- other readers
+
+
+def encoded(text: str) -> subprocess.CompletedProcess[bytes]:
+    caffe = build.find()
+    assert caffe is not None
+    command = ["protoc", f"-I{caffe.proto.parents[2]}", "--encode=caffe.NetParameter", str(caffe.proto)]
+    return subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+
+
+@pytest.mark.needs("caffe")
+@objectives
+def test_protoc_accepts_every_net_as_a_net_parameter(norm: str, loss: str) -> None:
+    for file in made(norm, loss).files:
+        done = encoded(file.text)
+        assert done.returncode == 0, done.stderr.decode()
+        assert done.stderr == b""
+        assert b"loss" in done.stdout
+
+
+@pytest.mark.needs("caffe")
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("operation: SUMSQ", "operation: SUMSQR"),
+        ("eltwise_param", "elementwise_param"),
+        ("coeff: -1", 'coeff: "-1"'),
+    ],
+)
+def test_protoc_refuses_what_is_not_in_caffe_proto(old: str, new: str) -> None:
+    text = made().files[0].text
+    assert old in text
+    assert encoded(text.replace(old, new)).returncode != 0
+
+
+class SumOfSquares:
+    """The layer that OpenCV does not have."""
+
+    def __init__(self, parameters: dict[str, Any], blobs: Any) -> None:
+        assert parameters == {"operation": "SUMSQ", "axis": 1}
+
+    def getMemoryShapes(self, inputs: list[list[int]]) -> list[list[int]]:  # noqa: N802
+        return [inputs[0][:1]]
+
+    def forward(self, inputs: list[Any]) -> list[Any]:
+        return [np.sum(np.square(inputs[0]), axis=1)]
+
+
+def probabilities(text: str, batch: list[Any]) -> Any:
+    """By OpenCV, whose importer of Caffe's nets has nothing in common with Caffe."""
+    import cv2
+
+    shaped = re.sub("dim: 64 dim: 128", "dim: {} dim: {}".format(*batch[0].shape), text)
+    upto = shaped.index('top: "probabilities"')
+    net = cv2.dnn.readNetFromCaffe(np.frombuffer(shaped[: shaped.index("}\n\n", upto) + 2].encode(), np.uint8))
+    for name, array in zip(("x", "x_pos", "x_neg"), batch, strict=True):
+        net.setInput(array, name)
+    return net.forward("probabilities")
+
+
+@pytest.mark.needs("opencv")
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("norm", DISTANCES)
+def test_opencv_forwards_a_net_to_the_same_probabilities(norm: str, temperature: float) -> None:
+    import cv2
+
+    batch = list(np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32))
+    squares = [np.sum(np.square(batch[0] - other), axis=1) for other in batch[1:]]
+    distances = np.array(squares if norm == "l2-squared" else np.sqrt(squares)).T / temperature
+    expected = 1 / (1 + np.exp(distances[:, ::-1] - distances))
+    text = made(norm, parameters={"temperature": temperature}).files[0].text
+    cv2.dnn_registerLayer("Reduction", SumOfSquares)
+    try:
+        np.testing.assert_allclose(probabilities(text, batch), expected, rtol=1e-5)
+        swapped = re.sub(r'(  bottom: "column_pos"\n)(  bottom: "column_neg"\n)', r"\2\1", text)
+        assert np.max(np.abs(probabilities(swapped, batch) - expected)) > 0.01
+    finally:
+        cv2.dnn_unregisterLayer("Reduction")
