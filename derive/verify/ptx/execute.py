@@ -163,7 +163,7 @@ class _Run:
             if pending:
                 at = min(pending)
                 self.advance(frame, at, pending.pop(at), pending, parked)
-            else:
+            elif not self.release(frame, pending, parked):
                 self.open_barriers(frame, pending, parked)
 
     def advance(
@@ -249,6 +249,16 @@ class _Run:
         if (masks != masks[0]).any():
             self.agree(frame, ready.lanes, masks[~waits])
         return ready, group.lanes[waits]
+
+    def release(self, frame: Frame, pending: dict[int, _Lanes], parked: dict[int, _Lanes]) -> bool:
+        """Let those go on who have waited at a shuffle for lanes that have ended since; whether there are any."""
+        for at in [at for at in parked if self.program.codes[at].kind == "warp"]:
+            ready, waiting = self.complete(frame, self.program.codes[at], Group(frame, parked.pop(at)))
+            if len(waiting):
+                parked[at] = waiting
+            if ready.count:
+                pending[at] = ready.lanes
+        return bool(pending)
 
     def agree(self, frame: Frame, lanes: _Lanes, masks: Array) -> None:
         """All members of a mask name the same one."""

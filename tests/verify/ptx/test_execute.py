@@ -161,6 +161,14 @@ def test_lanes_that_have_ended_are_not_waited_for(kernel: Make) -> None:
     assert lanes(program) == [3] * 21 + [0] * 11
 
 
+def test_lanes_that_end_later_are_no_longer_waited_for(kernel: Make) -> None:
+    program = kernel(
+        f"{LANE} mov.u32 %r9, 0; {STORE} setp.gt.u32 %p0, %r0, 20; @%p0 bra out;\n"
+        f"shfl.sync.idx.b32 %r9, %r0, 3, 31, -1; {STORE} ret;\nout: add.u32 %r1, %r1, 1;"
+    )
+    assert lanes(program) == [3] * 21 + [0] * 11
+
+
 @pytest.mark.parametrize(
     ("instruction", "expected"),
     [
