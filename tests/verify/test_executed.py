@@ -11,8 +11,9 @@ from functools import cache
 import pytest
 
 from derive_triplet import DISTANCES, LOSSES, Product, Report, differentiate, generate, verify
-from derive_triplet.derive.launches import FLOAT_TYPES, PACKS, THREADS, fused_launch, kernel_names
-from derive_triplet.derive.verify import executed, ptx
+from derive_triplet.derive.launches import FLOAT_TYPES, qualified
+from derive_triplet.derive.verify import executed, nvrtc
+from derive_triplet.derive.verify.selection import Depth, kernels_to_execute
 
 pytestmark = pytest.mark.needs("nvrtc")
 
@@ -34,10 +35,10 @@ def planted(product: Product, pattern: str, replacement: str) -> Product:
 
 @pytest.mark.parametrize(("norm", "loss"), list(itertools.product(DISTANCES, LOSSES)))
 def test_the_generated_kernels_are_right(norm: str, loss: str) -> None:
-    report = verify(generate(differentiate(norm, loss), "cuda"))
+    report = verify(generate(differentiate(norm, loss), "cuda", dtypes=FLOAT_TYPES))
     assert report.passed, str(report)
     assert report.level.startswith("run, PTX on the CPU (NVRTC ")
-    assert {check.dtype for check in report.checks if check.name == "gradient"} == {"float32", "float64"}
+    assert {check.dtype for check in report.checks if check.name == "gradient"} == set(FLOAT_TYPES)
 
 
 @pytest.mark.parametrize("parameters", [{"temperature": 0.07}, {"temperature": 1e-5}, {"temperature": 30.0}])
@@ -46,47 +47,24 @@ def test_the_kernels_are_right_at_other_parameters(parameters: Mapping[str, floa
     assert report.passed, str(report)
 
 
-# ---------------------------------------------------------------- every kernel is launched
+SIXTEEN_BITS = list(
+    itertools.product(["l2/softmax-mse", "l2-squared/softmax-nll", "l2/hinge"], ["float16", "bfloat16"])
+)
 
 
-@pytest.mark.parametrize("dtype", FLOAT_TYPES)
-def test_a_thorough_verification_launches_every_kernel(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    launched = set()
-    launch = executed.Layer._launch
-    reduced = executed.Layer.reduced
-
-    def noted(self: executed.Layer, kernel: str, *rest: object) -> ptx.Launch:
-        launched.add(kernel)
-        return launch(self, kernel, *rest)  # type: ignore[arg-type]
-
-    def noted_reduction(self: executed.Layer, factor: float) -> object:
-        launched.add(f"reduce_by_block<{self.scalar}>")
-        return reduced(self, factor)
-
-    monkeypatch.setattr(executed.Layer, "_launch", noted)
-    monkeypatch.setattr(executed.Layer, "reduced", noted_reduction)
-    monkeypatch.setattr("derive_triplet.derive.verify.nvrtc.architectures", lambda: ("sm_75",))
-    report = verify(made("l2", "hinge", dtype), thorough=True)
-    assert report.passed, str(report)
-    assert {f"triplet_hinge_l2::{kernel}" for kernel in launched} == set(kernel_names("triplet_hinge_l2", [dtype]))
-
-
-@pytest.mark.parametrize("dtype", FLOAT_TYPES)
-def test_the_kernel_launched_is_the_one_that_holds_the_row(dtype: str) -> None:
-    scalar = FLOAT_TYPES[dtype]
-    for dim in range(1, 3000):
-        kernel, blocks = fused_launch(scalar, 1000, dim)
-        width, *held = map(int, re.findall(r", (\d+)", kernel))
-        assert width == (scalar.wide if dim % scalar.wide == 0 else 1)
-        if held:
-            assert held[0] in PACKS
-            assert 32 * width * held[0] >= dim
-            assert held[0] == PACKS[0] or 32 * width * PACKS[PACKS.index(held[0]) - 1] < dim
-            assert blocks == 1000 * 32 // THREADS
-        else:
-            assert dim > 32 * width * PACKS[-1]
-            assert blocks == 1000
-        assert f"<{scalar.name}, 1" in fused_launch(scalar, 1000, dim, aligned=False)[0]
+@pytest.mark.parametrize(("name", "dtype"), SIXTEEN_BITS)
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_types_of_16_bits_are_right_on_architectures_that_have_them_and_that_do_not(
+    name: str, dtype: str, architecture: str
+) -> None:
+    """bfloat16 is rounded by an instruction from sm_90 on, and by integer arithmetic before."""
+    product = made(*name.split("/"), dtype)
+    names = [qualified(product.objective.stem, kernel) for kernel in kernels_to_execute(dtype, Depth.MOST)]
+    compiled = nvrtc.compile_source(product.text(".cuh"), architecture, names)
+    assert ("cvt.rn.bf16.f32" in compiled.ptx) == (dtype == "bfloat16" and architecture == "sm_90")
+    checks = executed.execute(product, dtype, compiled, Depth.MOST)
+    assert {"loss", "gradient", "mean and sum", "bytes moved", "NaN stays in its row"} <= {c.name for c in checks}
+    assert [check for check in checks if not check.passed] == []
 
 
 # ---------------------------------------------------------------- errors planted into the kernels
@@ -101,6 +79,7 @@ class Plant:
     replacement: str
     seen_by: str
     norm: str = "l2"
+    loss: str = "softmax-mse"
     dtype: str = "float32"
 
 
@@ -112,8 +91,8 @@ PLANTS = [
     Plant("1/d not masked", r"b == T\(0\) \? T\(0\) : a / b", "a / b", "gradient"),
     Plant(
         "x_pos and x_neg exchanged",
-        r"accumulate\(sums, x\.at\[j\], x_pos\.at\[j\], x_neg\.at\[j\]\)",
-        "accumulate(sums, x.at[j], x_neg.at[j], x_pos.at[j])",
+        r"widen\(x_pos\.at\[j\]\), widen\(x_neg\.at\[j\]\)\);",
+        "widen(x_neg.at[j]), widen(x_pos.at[j]));",
         "loss",
     ),
     Plant("temperature ignored", r" / parameters\.temperature", "", "loss"),
@@ -121,31 +100,85 @@ PLANTS = [
     Plant("an exponential that overflows", r"-magnitude\(z\)", "-z", "gradient"),
     Plant("factor 2 of the squared distance", r"weight = T\(2\) \* ", "weight = ", "gradient", norm="l2-squared"),
     Plant("a double in single precision", r"return sqrt\(z\)", "return sqrtf(float(z))", "loss", dtype="float64"),
+    Plant(
+        "NaN taken for no loss",
+        r"z <= T\(0\) \? T\(0\) : z;",
+        "z > T(0) ? z : T(0);",
+        "NaN stays in its row",
+        loss="hinge",
+    ),
+    Plant(
+        "NaN taken for no slope",
+        r"z <= T\(0\) \? T\(0\) : z;\n}\n\n// -1",
+        "T(0);\n}\n\n// -1",
+        "NaN stays in its row",
+        "l2-squared",
+        "hinge",
+    ),
+    # rows whose sums leave the range
+    Plant("scaled pass left out", r"!is_unscaled\(scale\)", "false", "gradient"),
+    Plant("scaled pass adds to the first", r"sums = \{\};", "", "gradient"),
+    Plant("scaled pass not added up", r"(InMemory<Team, S, 1>.*\n)\s+sums = Team::sum\(sums\);", r"\1", "gradient"),
+    Plant("scaled pass without scales", r"\{sums, scale\}", "{sums, unscaled<Real<S>>()}", "gradient"),
+    Plant("a scale for one of two", r"scale\.sum_pos == T\(1\) && ", "", "gradient"),
+    Plant("a scale for the other of two", r" && scale\.sum_neg == T\(1\)", "", "gradient"),
+    Plant("a distance left scaled", r"d_pos / scale\.sum_pos", "d_pos", "loss"),
+    Plant("a square unscaled once", r"delta / scale\.delta / scale", "delta / scale", "loss", "l2-squared", "hinge"),
+    Plant("differences in the gradient not scaled", r"(?s)(gradient\(.*?u = )scale\.sum_pos \* ", r"\1", "gradient"),
+    Plant("weights of scaled differences saved", r"= scale\.sum_pos \* row", "= row", "forward, backward"),
+    Plant("squares below the threshold", r"0x1p-102f", "0x1p-149f", "gradient"),
+    Plant("an overflow not noticed", r"magnitude\(sum\) <= 0x1\.fffffep\+127f", "sum == sum", "gradient"),
+    Plant("too large a scale", r"0x1p-96f", "0x1p-60f", "gradient"),
+    Plant("too small a scale", r"0x1p\+99f", "0x1p+50f", "gradient"),
+    # types of 16 bits
+    Plant("bfloat16 cut off", r"bits \+ 0x7fff \+ odd", "bits + 0 * odd", "gradient", dtype="bfloat16"),
+    Plant("float16 cut off", r"cvt\.rn\.f16", "cvt.rz.f16", "gradient", dtype="float16"),
+    Plant(
+        "float16 read as bfloat16",
+        r'asm\("cvt\.f32\.f16 .*',
+        "wide = __uint_as_float(unsigned(value.bits) << 16);",
+        "loss",
+        dtype="float16",
+    ),
+    Plant("lower half of a float", r"unsigned\(value\.bits\) << 16", "unsigned(value.bits)", "loss", dtype="bfloat16"),
+    Plant(
+        "a NaN that is rounded to infinity",
+        r"value == value \? (.*) : 0x7fff",
+        r"true ? \1 : 0x7fff",
+        "NaN stays in its row",
+        dtype="bfloat16",
+    ),
     # kernels
-    Plant("no barrier before a read", r"(partial\[warp\] = sums;\n)    __syncthreads\(\);\n", r"\1", "runs"),
+    Plant("no barrier before a read", r"(partial\[warp\] = value;\n)\s+__syncthreads\(\);\n", r"\1", "runs"),
     Plant("no barrier after a read", r"    __syncthreads\(\);  // the partial.*\n", "", "runs"),
+    Plant(
+        "all of 32 warps", r"lane < Threads / 32 \? partial\[lane\]", "true ? partial[lane % (Threads / 32)]", "loss"
+    ),
     Plant("a pack too many", r"pack < packs", "pack <= packs", "runs"),
     Plant("a pack too few", r"pack < packs", "pack < packs - 1", "runs"),
-    Plant("a pack too many in a long row", r"pack < dim / V", "pack <= dim / V", "runs"),
-    Plant("a pack too few in a long row", r"pack < dim / V", "pack < dim / V - 1", "runs"),
+    Plant("a pack too many in a long row", r"pack < row\.dim / V", "pack <= row.dim / V", "runs"),
+    Plant("a pack too few in a long row", r"pack < row\.dim / V", "pack < row.dim / V - 1", "runs"),
     Plant("half of the shuffle mask", r"0xffffffffu", "0x0000ffffu", "runs"),
-    Plant("a sum over half a warp", r"lanes = 16", "lanes = 8", "loss"),
-    Plant("all lanes write the loss", r"if \(lane == 0\) loss", "loss", "runs"),
-    Plant("loss of the first row only", r"loss\[i\] = row\.loss", "loss[0] = row.loss", "runs"),
+    Plant("a sum over half a warp", r"lanes = 16", "lanes = 8", "runs"),
+    Plant("all threads write the loss", r"if \(Team::rank\(\) == 0\) \*loss", "*loss", "runs"),
+    Plant("loss of the first row only", r"loss \+ i,", "loss,", "runs"),
     Plant("the wrong row", r"start = i \* dim", "start = (i ^ 1) * dim", "runs"),
+    Plant("rows taken twice", r"index_t\(gridDim\.x\) \* \(blockDim\.x / 32\)", "gridDim.x", "runs"),
     Plant("an element's index in 32 bits", r"index_t start = i \*", "int start = int(i) * (int)", "last of 2^28 rows"),
     Plant("a row's index in 32 bits", r"index_t\(blockIdx\.x\)", "int(blockIdx.x)", "last of 2^28 rows"),
     Plant("upstream gradient ignored", r"upstream \? factor \* upstream\[i\] :", "", "upstream gradient"),
     Plant("factor ignored beside it", r"factor \* upstream\[i\]", "upstream[i]", "upstream gradient"),
     Plant("factor ignored", r"\*= factor", "*= T(1)", "mean and sum"),
-    Plant("weights in the wrong place", r"weights\[i \* weight_count \+ 1\] =", "weights[i] =", "upstream gradient"),
-    Plant("rows read twice", r"gradients\(row, a\[n\],", "gradients(row, load<T, V>(x + start, pack),", "bytes moved"),
+    Plant("weights read in the wrong place", r"weights\[i \* weight_count \+ 1\]", "weights[i]", "upstream gradient"),
+    Plant("weights saved in the wrong place", r"weights \+ i \* weight_count", "weights + i", "upstream gradient"),
+    Plant("rows read twice", r"end\(source, evaluate", "end(InMemory<Team, S, 1>{place}, evaluate", "bytes moved"),
     Plant("mean not divided", r"T\(factor \* sum\)", "T(sum)", "mean and sum"),
-    Plant("a row left out of the mean", r"i < rows; i \+= block", "i < rows - 1; i += block", "mean and sum"),
+    Plant("a row left out of the mean", r"i < rows; i \+= Team::size", "i < rows - 1; i += Team::size", "mean and sum"),
 ]
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
 def test_an_error_planted_into_the_kernels_is_found(plant: Plant) -> None:
-    report: Report = verify(planted(made(plant.norm, dtype=plant.dtype), plant.pattern, plant.replacement))
+    product = made(plant.norm, plant.loss, plant.dtype)
+    report: Report = verify(planted(product, plant.pattern, plant.replacement))
     assert plant.seen_by in {check.name for check in report.failures}, str(report)
