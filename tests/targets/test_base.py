@@ -21,8 +21,9 @@ from derive_triplet.cli import main
 from derive_triplet.derive.lower import lower
 from derive_triplet.derive.regenerate import is_ours
 from derive_triplet.derive.targets import base
-from derive_triplet.derive.targets.base import MARK, command
+from derive_triplet.derive.targets.base import MARK
 from derive_triplet.derive.targets.numpy import NumpyTarget
+from derive_triplet.derive.targets.registry import targets
 
 SETTINGS = [
     Settings(),
@@ -78,6 +79,7 @@ def test_a_value_outside_its_domain_is_refused_by_name(loss: str, name: str, bad
         (Settings(), ""),
         (Settings(("float64", "float32")), ""),
         (Settings(("float32",)), "--dtype float32"),
+        (Settings(("float16", "float32")), "--dtype float16 --dtype float32"),
         (Settings(("float64",), {"temperature": 0.5}), "--dtype float64 --temperature 0.5"),
         (Settings(parameters={"temperature": 1e-05}), "--temperature 1e-05"),
         (Settings(parameters={"temperature": 1.0}), ""),  # the default need not be said
@@ -94,7 +96,7 @@ def test_arguments_say_what_differs_from_the_defaults(settings: Settings, argume
 def test_the_command_names_everything_that_was_chosen() -> None:
     expected = "derive-triplet --norm l2-squared --loss hinge --target cuda --dtype float32 --margin 0.5"
     settings = Settings(("float32",), {"margin": 0.5})
-    assert command(named("l2-squared", "hinge"), "cuda", settings) == expected
+    assert targets()["cuda"].command(named("l2-squared", "hinge"), settings) == expected
     product = generate(differentiate("l2-squared", "hinge"), "cuda", dtypes=["float32"], parameters={"margin": 0.5})
     assert product.command == expected
 

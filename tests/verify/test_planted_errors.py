@@ -170,11 +170,11 @@ def test_verification_fails_on_an_error_in_a_template(tmp_path: Path, old: str, 
 CUDA_PLANTS = [
     Plant("syntax error", r"T z = ", "T z == ", seen_by="compiles"),
     Plant("type error", r"sums\.sum_pos \+=", "sums +=", seen_by="compiles"),
-    Plant("kernel missing", r"void forward_backward_by_block\(", "void by_block(", seen_by="compiles"),
+    Plant("kernel missing", r"forward_backward_long\(", "for_long_rows(", seen_by="compiles"),
     Plant(
         "unused variable", r"\(float z\) \{ return sqrtf", "(float z) { int unused; return sqrtf", seen_by="warnings"
     ),
-    Plant("too few registers", r"void forward_back", r"void __launch_bounds__(1024) forward_back", seen_by="spilled"),
+    Plant("too few registers", r"__launch_bounds__\(256, .*\)\n", "__launch_bounds__(1024)\n", seen_by="spilled"),
     Plant("row not in registers", r"(#pragma unroll)\n(?= +for \(int n )", r"\1 1\n"),
 ]
 
@@ -208,7 +208,7 @@ def test_verification_fails_on_an_error_in_the_header(
 LAUNCHER_PLANTS = [
     Plant("syntax error", r"return launch\(", "return launch((", seen_by="expected"),
     Plant("wrong argument", r"rows, dim, parameters\);", "rows, parameters);", seen_by="launch"),
-    Plant("unused variable", r"( *)const bool wide", r"\1const int unused = 1;\n\g<0>", seen_by="unused"),
+    Plant("unused variable", r"( *)index_t blocks;", r"\1const int unused = 1;\n\g<0>", seen_by="unused"),
 ]
 
 
