@@ -258,7 +258,7 @@ def _trained(caffe: Caffe, product: Product) -> tuple[list[Check], tuple[str, ..
     return [
         Check("siamese: unequal weights", "SGD", "float32", outcome["unequal"], 0, unit="numbers"),
         Check("siamese: blobs that stay", "SGD", "float32", outcome["unmoved"], 0, unit="blobs"),
-        Check("siamese: first step", "SGD", "float32", missed, 0.1, unit="of its gradient"),
+        Check("siamese: first step", "SGD", "float32", missed, 0.02, unit="of its gradient"),
         Check("siamese: loss", "SGD", "float32", last / before, 0.998, unit="of the first"),
     ], ()
 
