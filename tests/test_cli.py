@@ -29,7 +29,7 @@ from derive_triplet.derive.targets.base import MARK
 from derive_triplet.derive.targets.numpy import NumpyTarget, load
 from derive_triplet.derive.targets.registry import targets
 
-TARGETS = tuple(targets())
+TARGETS = tuple(name for name, target in targets().items() if target.in_all)
 DEFAULT = Path("generated/numpy/triplet_softmax_mse_l2.py")
 RNG = np.random.default_rng(0)
 

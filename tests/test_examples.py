@@ -1,4 +1,4 @@
-"""The examples are built as their comments say; without a GPU they say so, with one they run."""
+"""The examples run, and show what they say they show; the CUDA program is built, and without a GPU says so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from derive_triplet import differentiate, generate
 from derive_triplet.derive.verify import nvcc
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "cuda"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def build(layer: Path, name: str = "example") -> subprocess.CompletedProcess[str
     """What the comment of main.cu says, for one architecture and with warnings as errors."""
     source = layer / "triplet_softmax_mse_l2.cu"
     command = [compiler(), "-std=c++17", "-arch=sm_80", *nvcc.WARNINGS_AS_ERRORS, "-I", layer]
-    command += [EXAMPLE / "main.cu", source, "-o", layer / name]
+    command += [EXAMPLES / "cuda" / "main.cu", source, "-o", layer / name]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
@@ -76,7 +77,32 @@ def test_cmake_builds_it(layer: Path, tmp_path: Path) -> None:
     cmake = shutil.which("cmake")
     assert cmake is not None
     options = [f"-DTRIPLET_DIR={layer}", "-DCMAKE_CUDA_ARCHITECTURES=80"]
-    for command in ([cmake, "-S", EXAMPLE, "-B", tmp_path / "build", *options], [cmake, "--build", tmp_path / "build"]):
+    for command in (
+        [cmake, "-S", EXAMPLES / "cuda", "-B", tmp_path / "build", *options],
+        [cmake, "--build", tmp_path / "build"],
+    ):
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert_runs(tmp_path / "build" / "example")
+
+
+# ---------------------------------------------------------------- digits
+
+
+@pytest.mark.needs("caffe")
+@pytest.mark.needs("sklearn")
+def test_composed_and_fused_nets_learn_digits_alike() -> None:
+    command = [sys.executable, EXAMPLES / "digits.py", "--seeds", "1", "--steps", "40"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    header, _, row, mean = done.stdout.splitlines()
+    assert header.startswith("| seed | loss")
+    _, losses, differ, pixels, composed, fused = (cell.strip() for cell in row.strip("|").split("|"))
+    begun, ended = map(float, losses.split(", "))
+    assert ended < 0.8 * begun
+    assert float(differ) < 1e-3
+    assert composed == fused
+    all_known, ten_known = (float(accuracy.rstrip("%")) for accuracy in composed.split(", "))
+    assert all_known > ten_known > 70  # in forty steps
+    assert float(pixels.split(",")[0].rstrip("%")) > 95
+    assert mean.split("|")[4:] == row.split("|")[4:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..printing import ATOM, InfixPrinter
-from ..rescale import rescale
 from .base import slots
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ class CppPrinter(InfixPrinter):
 
 def row_slots(kernel: RowKernel) -> dict[str, Any]:
     """The slots of `row.jinja`: functions that sum, evaluate and differentiate one row, with a scale for each sum."""
+    from ..rescale import rescale
+
     rescaled = rescale(kernel)
     scales = {symbol.name: f"scale.{name}" for name, symbol in rescaled.scales.items()}
     component = CppPrinter({weight.name: f"row.{weight.name}" for weight in kernel.weights} | scales)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..launches import BLOCK, FLOAT_TYPES, MOST_BLOCKS, REDUCTION_THREADS, THREADS, WARP
 from .base import Product, Settings, Target
+from .cpp import row_slots
 
 if TYPE_CHECKING:
     from ..differentiate import Derivation
@@ -22,8 +23,6 @@ class CudaTarget(Target):
     dtypes = tuple(FLOAT_TYPES)
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
-        from .cpp import row_slots
-
         return {
             **row_slots(kernel),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],

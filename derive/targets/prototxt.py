@@ -58,4 +58,4 @@ class PrototxtTarget(Target):
     def verify(self, product: Product, thorough: bool = False) -> Report:
         from ..verify.caffe.composed import verify_composed
 
-        return verify_composed(product, thorough)
+        return verify_composed(product)

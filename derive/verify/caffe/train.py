@@ -37,7 +37,8 @@ def train(path: str, steps: int, rate: float, brightness: float, libraries: Iter
     """Fit one batch of triplets of ten noisy images.
 
     losses: before each step and after the last. predicted: by how much the first step lowers a linear loss.
-    unequal: numbers in which the weights of two towers differ. unmoved: blobs of weights that are as they were.
+    unequal: numbers in which the weights of two towers differ. unmoved: blobs of weights that are as they were; biases
+    do not count, because no distance between two embeddings depends on what is added to both.
     """
     import caffe
 
@@ -57,7 +58,10 @@ def train(path: str, steps: int, rate: float, brightness: float, libraries: Iter
         "losses": losses,
         "predicted": rate * loss,
         "unequal": sum(int(np.sum(blob.data != other.data)) for blob, other in pairs),
-        "unmoved": sum(map(bool, map(np.array_equal, (blob.data for blob in towers[0]), begun))),
+        "unmoved": sum(
+            before.ndim > 1 and bool(np.array_equal(blob.data, before))
+            for blob, before in zip(towers[0], begun, strict=True)
+        ),
     }
 
 

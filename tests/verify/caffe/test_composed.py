@@ -130,6 +130,14 @@ def test_an_entry_of_ones_own_is_composed_by_the_same_rules(objective: Objective
     np.testing.assert_allclose(gradients, slopes, rtol=1e-6, atol=1e-7)
 
 
+@needs_caffe
+@pytest.mark.parametrize("objective", [own for own in OWN if own.distance is not INNER], ids=lambda own: own.stem)
+def test_an_entry_of_ones_own_is_verified(objective: Objective) -> None:
+    report = verify(generate(differentiate(objective), "prototxt"))
+    assert report.passed, str(report)
+    assert report.level == "run (Caffe)"
+
+
 # ---------------------------------------------------------------- planted errors
 
 
