@@ -11,7 +11,7 @@ import mpmath
 import numpy as np
 
 from ..catalogue import Objective
-from ..formats import FORMATS
+from ..formats import FORMATS, FloatFormat
 from .reference import Exact, Reference, reference
 from .regimes import Array, Regime, regimes
 from .report import Check
@@ -188,20 +188,26 @@ def ulps(found: Iterable[Any], exact: Exact, dtype: str, floor: float = 1.0) -> 
     the exact result is beyond the type; anywhere else what is not finite is infinitely wrong.
     """
     kept, computed = FORMATS[dtype], FORMATS[FORMATS[dtype].computed_in]
-    least, epsilon, largest = (mpmath.mpf(v) for v in (floor * computed.smallest_subnormal, computed.eps, kept.largest))
-    beyond = largest * (1 + mpmath.mpf(kept.eps) / 4)
+    least, epsilon = mpmath.mpf(floor * computed.smallest_subnormal), mpmath.mpf(computed.eps)
+    half_of_largest = mpmath.ldexp(1, kept.largest_exponent - kept.precision)
     errors = []
     for value, wanted, scale in zip(map(float, found), exact.value, exact.scale, strict=True):
         if math.isnan(value):
             errors.append(math.nan)
-        elif abs(wanted) >= beyond:
+        elif abs(wanted) - kept.largest >= half_of_largest:
             errors.append(0.0 if value == (math.inf if wanted > 0 else -math.inf) else math.inf)
         elif math.isinf(value):
             errors.append(math.inf)
         else:
-            rounding = max(kept.eps * abs(wanted), kept.smallest_subnormal) / 2 if kept != computed else 0
+            rounding = _half_a_unit(kept, wanted) if kept != computed else 0
             errors.append(float(max(abs(value - wanted) - rounding, 0) / (epsilon * scale + least)))
     return errors
+
+
+def _half_a_unit(format_: FloatFormat, number: mpmath.mpf) -> mpmath.mpf:
+    """Half of the distance between the two numbers of a format that `number` is between."""
+    unit = mpmath.ldexp(format_.eps, mpmath.frexp(number)[1] - 1) if number else 0
+    return max(unit, format_.smallest_subnormal) / 2
 
 
 # ---------------------------------------------------------------- without the reference

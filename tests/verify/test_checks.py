@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from derive_triplet import LOSSES, Check, Report, differentiate, generate, objective
+from derive_triplet.derive.formats import FORMATS
 from derive_triplet.derive.targets.numpy import load, runner
 from derive_triplet.derive.verify import checks
 from derive_triplet.derive.verify.checks import BOUND, Runner, run_checks, ulps
@@ -59,6 +60,44 @@ def test_a_number_that_is_not_finite_is_never_within_a_bound(dtype: str) -> None
     assert math.isnan(nan)
     assert infinite == [math.inf, math.inf]
     assert not any(Check("", "", dtype, error, BOUND).passed for error in (nan, *infinite))
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_infinity_is_right_where_the_exact_result_is_rounded_to_it(dtype: str) -> None:
+    """And there nothing else is, not even the largest number; nor infinity below."""
+    largest, limit = FORMATS[dtype].largest, mpmath.mpf(2) ** (FORMATS[dtype].largest_exponent + 1)
+    with mpmath.workdps(50):
+        half_way = (largest + limit) / 2
+        below = largest + (half_way - largest) * 0.999
+    for exact in (half_way, limit, 1e9 * limit):
+        assert ulps([math.inf], exactly(exact), dtype) == [0]
+        assert ulps([-math.inf], exactly(-exact), dtype) == [0]
+        assert ulps([largest], exactly(exact), dtype) == [math.inf]
+        assert ulps([-math.inf], exactly(exact), dtype) == [math.inf]
+        assert math.isnan(*ulps([math.nan], exactly(exact), dtype))
+    assert ulps([largest], Exact([below], [limit]), dtype)[0] < 1
+    assert ulps([math.inf], exactly(below), dtype) == [math.inf]
+    assert ulps([-largest], exactly(-mpmath.mpf(largest)), dtype) == [0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_kept_in_16_bits_is_rounded_to_nearest_and_judged_in_the_type_it_is_computed_in(dtype: str) -> None:
+    kept, computed = FORMATS[dtype].eps, EPS["float32"]
+    least = FORMATS[dtype].smallest_subnormal
+    tie = 1 + mpmath.mpf(kept) / 2
+    assert ulps([1, 1 + kept], Exact([tie, tie], [tie, tie]), dtype) == [0, 0]
+    # the next number to the nearest, that is to one which was cut off
+    assert ulps([1.0], exactly(1 + mpmath.mpf(kept) * 3 / 4, 1), dtype) == pytest.approx([kept / computed / 4])
+    assert ulps([1.0], exactly(tie + 3 * mpmath.mpf(computed), 1), dtype) == pytest.approx([3])
+    assert ulps([0.0, least], Exact([mpmath.mpf(least) / 2] * 2, [mpmath.mpf(least)] * 2), dtype) == [0, 0]
+    assert ulps([0.0], exactly(mpmath.mpf(least) * 0.75), dtype)[0] > BOUND
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_floor_magnifies_what_is_lost_below_the_normal_range(dtype: str) -> None:
+    smallest = float(np.finfo(dtype).smallest_subnormal)
+    assert ulps([500 * smallest], exactly(0), dtype, floor=100) == pytest.approx([5])
+    assert ulps([1 + 4 * EPS[dtype]], exactly(1), dtype, floor=100) == pytest.approx([4])
 
 
 # ---------------------------------------------------------------- reports
@@ -280,6 +319,36 @@ def test_scales_at_which_the_squares_are_still_representable_are_looked_at(loss:
     sizes = [float(np.max(np.abs(e))) for e in batches(loss, dtype).values()]
     assert max(sizes) > scale / 10
     assert min(size for size in sizes if size) < 10 / scale
+
+
+def far_batches(dtype: str, full_range: bool) -> dict[str, Any]:
+    plain, full = (
+        {r.name: r.embeddings for r in regimes(objective(), dtype, PARAMETERS, full_range=f)} for f in (False, True)
+    )
+    assert list(full)[: len(plain)] == list(plain)
+    return {name: embeddings for name, embeddings in full.items() if full_range and name not in plain}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_full_range_is_looked_at_from_subnormal_differences_to_the_largest_distances(dtype: str) -> None:
+    computed = FORMATS[FORMATS[dtype].computed_in]
+    assert far_batches(dtype, full_range=False) == {}
+    sizes = {}
+    for name, embeddings in far_batches(dtype, full_range=True).items():
+        x, x_pos, x_neg = (np.longdouble(e) for e in embeddings)
+        sizes[name] = [float(np.max(np.abs(x - other))) for other in (x_pos, x_neg)]
+        assert all(0 < size <= FORMATS[dtype].largest for size in sizes[name]), name
+    assert max(sizes["subnormal"]) < FORMATS[dtype].tiny
+    assert min(sizes["the largest"]) > FORMATS[dtype].largest / 8
+    for size in sizes["subnormal squares"]:
+        assert computed.smallest_subnormal < size**2 < computed.tiny
+    tiny, huge = computed.smallest_subnormal**0.5, computed.largest**0.5
+    kinds = {
+        tuple("tiny" if size < tiny else "huge" if size > huge else "ordinary" for size in pair)
+        for pair in sizes.values()
+    }
+    both = {(a, b) for a in ("tiny", "huge", "ordinary") for b in ("tiny", "huge", "ordinary")}
+    assert kinds == both - {("huge", "ordinary"), ("ordinary", "huge")}
 
 
 @pytest.mark.parametrize("norm", ["l2", "l2-squared"])

@@ -229,7 +229,7 @@ def test_rows_in_the_range_of_the_type_pay_little_for_those_that_are_not(kernel:
             launches.append(layer.run(kernel, threads // THREADS, outputs))
         assert launches[0].traffic == launches[1].traffic
         more = launches[0].instructions - launches[1].instructions
-            assert more <= per_thread * threads + per_component * layer.rows * dim
+        assert more <= per_thread * threads + per_component * layer.rows * dim
 
 
 # ---------------------------------------------------------------- numbers of 16 bits
@@ -271,7 +271,8 @@ def misrounded(dtype: str, kernels: ptx.Module) -> int:
     numbers = every_number(dtype)
     ordered = np.sort(numbers[np.isfinite(numbers)])
     half_way = ((ordered[1:].astype(np.float64) + ordered[:-1]) / 2).astype(np.float32)
-    largest = np.float32(FORMATS[dtype].largest * (1 + FORMATS[dtype].eps / 4))  # from here on infinity is nearest
+    format_ = FORMATS[dtype]
+    largest = np.float32(2.0**format_.largest_exponent * (2 - format_.eps / 2))  # infinity is nearest from here on
     nan = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00001], np.uint32).view(np.float32)  # with bits that are rounded off
     given = np.concatenate([numbers, half_way, [largest, -largest], nan])
     with np.errstate(invalid="ignore"):  # signalling NaN
