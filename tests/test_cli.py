@@ -356,7 +356,7 @@ def test_list_as_json_has_the_same_names() -> None:
     assert {kind: [*names] for kind, names in listed.items()} == {
         "norms": [*DISTANCES],
         "losses": [*LOSSES],
-        "targets": [*TARGETS],
+        "targets": [*targets()],
     }
 
 

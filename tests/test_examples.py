@@ -77,13 +77,11 @@ def test_cmake_builds_it(layer: Path, tmp_path: Path) -> None:
     cmake = shutil.which("cmake")
     assert cmake is not None
     options = [f"-DTRIPLET_DIR={layer}", "-DCMAKE_CUDA_ARCHITECTURES=80"]
-    for command in (
-        [cmake, "-S", EXAMPLES / "cuda", "-B", tmp_path / "build", *options],
-        [cmake, "--build", tmp_path / "build"],
-    ):
+    folder = tmp_path / "build"
+    for command in ([cmake, "-S", EXAMPLES / "cuda", "-B", folder, *options], [cmake, "--build", folder]):
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert_runs(tmp_path / "build" / "example")
+    assert_runs(folder / "example")
 
 
 # ---------------------------------------------------------------- digits
