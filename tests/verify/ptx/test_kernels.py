@@ -157,6 +157,24 @@ def check_forward_and_backward(layer: Layer, shape: str, wanted: Sequence[np.nda
     assert_close([gradient.array() for gradient in layer.gradients], scaled)
 
 
+@pytest.mark.parametrize("dim", [33, 132, 1028])
+def test_what_is_not_finite_stays_in_its_row(dim: int) -> None:
+    """In every kernel that may be given the row: NaN in one row, infinity in the next, also where a block takes all."""
+    kernels, cuda = module("l2", "softmax-mse", "float32")
+    batch = triplet(4, dim, "float32")
+    bad = [array.copy() for array in batch]
+    bad[0][1, dim - 1], bad[2][2, 0] = np.nan, np.inf
+    for width in (4, 1):
+        layers = [Layer(kernels, cuda, values, 1.0) for values in (batch, bad)]
+        for kernel in layers[0].fused(width):
+            for layer in layers:
+                layer.run(kernel, 1, [None, 1.0, layer.loss, *layer.gradients])
+            clean, found = ([layer.loss.array(), *(g.array() for g in layer.gradients)] for layer in layers)
+            for right, array in zip(clean, found, strict=True):
+                np.testing.assert_array_equal(array[[0, 3]], right[[0, 3]])
+            assert np.isnan([found[0][1], *(gradient[1, dim - 1] for gradient in found[1:])]).all(), kernel
+
+
 def test_whole_sectors_are_moved_where_rows_are_aligned() -> None:
     kernels, cuda = module("l2", "softmax-mse", "float32")
     layer = Layer(kernels, cuda, triplet(64, 256, "float32"), 1.0)
