@@ -26,7 +26,7 @@ _MOVED = {"forward_backward_long": 9, "forward_backward": 6, "forward": 3, "back
 
 class CudaUsageTarget(Target):
     name = "cuda-usage"
-    title = "a table of the registers and resident warps of the CUDA kernels, which takes NVRTC half a minute"
+    title = "a table of the registers of the CUDA kernels; it takes NVRTC half a minute, and 'all' leaves it out"
     templates = {"usage.md.jinja": "{stem}.md"}
     dtypes = tuple(FLOAT_TYPES)
     usual_dtypes = dtypes

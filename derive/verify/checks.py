@@ -180,21 +180,25 @@ def cached_reference(objective: Objective, regime: Regime, row: int) -> Referenc
     return _references[key]
 
 
-def ulps(found: Iterable[Any], exact: Exact, dtype: str, floor: float = 1.0) -> list[float]:
+def ulps(
+    found: Iterable[Any], exact: Exact, dtype: str, floor: float = 1.0, range_of: str | None = None
+) -> list[float]:
     """Errors in units of the last place of the type that is computed in, at the scale of the exact result.
 
     Where results are kept in a narrower type, half a unit of that is granted before: they are rounded to nearest.
     Below the normal range a unit is `floor` times the smallest subnormal. Infinity is right, and nothing else is, where
-    the exact result is beyond the type; anywhere else what is not finite is infinitely wrong.
+    the exact result is beyond the type, or beyond `range_of` for results of a wider one; anywhere else what is not
+    finite is infinitely wrong.
     """
     kept, computed = FORMATS[dtype], FORMATS[FORMATS[dtype].computed_in]
     least, epsilon = mpmath.mpf(floor * computed.smallest_subnormal), mpmath.mpf(computed.eps)
-    half_of_largest = mpmath.ldexp(1, kept.largest_exponent - kept.precision)
+    widest = FORMATS[range_of or dtype]
+    half_of_largest = mpmath.ldexp(1, widest.largest_exponent - widest.precision)
     errors = []
     for value, wanted, scale in zip(map(float, found), exact.value, exact.scale, strict=True):
         if math.isnan(value):
             errors.append(math.nan)
-        elif abs(wanted) - kept.largest >= half_of_largest:
+        elif abs(wanted) - widest.largest >= half_of_largest:
             errors.append(0.0 if value == (math.inf if wanted > 0 else -math.inf) else math.inf)
         elif math.isinf(value):
             errors.append(math.inf)

@@ -143,10 +143,11 @@ def _against_reference(
     for row, loss in enumerate(losses):
         exact = cached_reference(objective, regime, row)
         wanted = Exact([min(*exact.loss.value, _ceiling(layers))], [*exact.loss.scale])
-        errors = {"loss": ulps([loss], _also_at(coarse, wanted), judged), "gradient": list[float]()}
+        errors = {"loss": ulps([loss], _also_at(coarse, wanted), judged, range_of=dtype), "gradient": list[float]()}
         for name, gradient in zip(EMBEDDINGS, gradients, strict=True):
             floor = magnification(regime)
-            errors["gradient"] += ulps(gradient[row], _also_at(coarse * floor, exact.gradients[name]), judged, floor)
+            at = _also_at(coarse * floor, exact.gradients[name])
+            errors["gradient"] += ulps(gradient[row], at, judged, floor, range_of=dtype)
         worst = {what: float(np.max([worst[what], *errors[what]])) for what in worst}  # NaN is the largest
     for what, error in worst.items():
         yield Check(what, regime.name, dtype, error, BOUND)
