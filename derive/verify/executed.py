@@ -49,30 +49,19 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
     """
     parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
     runner = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
-    checks: Sequence[Check] = run_checks(
-        product.objective,
-        runner,
-        [dtype],
-        parameters,
-        product.derivation.distance.translation_invariant,
-        dims=lengths(dtype, depth),
-        shapes=_SHAPES if depth is Depth.EVERY else (),
-        full_range=full_range,
-        at_once=True,
-    )
     wide = FLOAT_TYPES[dtype].wide
     held = [dim for dim in lengths(dtype, depth) if is_held(dtype, dim)]
     dims = (SHORT, *((24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if depth is Depth.EVERY else ()))
-    runs = (Layer.fused, Layer.in_two) if is_in_two(depth) else (Layer.fused,)
-    checks = (
-        *checks,
+    runs = _runs(depth)
+    checks = [
+        *_against_reference(product, runner, depth, at_once=True),
         _measured("bytes moved", "rows in registers", dtype, 0, "beyond 6 * rows * dim", partial(_moved, runner, held)),
         _exactly("upstream gradient", dtype, partial(_upstream, runner, runs, parameters, dims)),
         _exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
         _exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
-    )
+    ]
     if not (full_range and is_in_two(depth) and _far_exponent(dtype)):
-        return list(checks)
+        return checks
     in_two = partial(_far_in_two, runner, parameters)
     return [*checks, _measured("forward, backward", "far scales", dtype, BOUND, "ulp", in_two)]
 
@@ -83,26 +72,35 @@ def execute_on_gpu(product: Product, dtype: str, compiled: Compiled, depth: Dept
     They may: the driver contracts a product and a sum to one operation where the PTX leaves that open, and hardware has
     approximations of its own. Neither is further from the reference than its bound.
     """
-    parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
+    parameters = product.settings.values(product.objective)
     runner = KernelRunner(product, dtype, gpu.load(compiled.ptx, compiled.names), gpu.Device)
     simulated = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
-    checks = run_checks(
+    checks = [
+        *_against_reference(product, runner, depth, at_once=False),
+        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, _runs(depth), parameters)),
+        _measured("as simulated", "ordinary", dtype, 2 * BOUND, "ulp", partial(_apart, runner, simulated, parameters)),
+    ]
+    return [replace(check, name=f"GPU {check.name}") for check in checks]
+
+
+def _against_reference(product: Product, runner: KernelRunner, depth: Depth, at_once: bool) -> tuple[Check, ...]:
+    """What is asked of any code that can be executed."""
+    return run_checks(
         product.objective,
         runner,
-        [dtype],
-        parameters,
+        [runner.dtype],
+        product.settings.values(product.objective),
         product.derivation.distance.translation_invariant,
-        dims=lengths(dtype, depth),
+        dims=lengths(runner.dtype, depth),
         shapes=_SHAPES if depth is Depth.EVERY else (),
-        full_range=full_range,
+        full_range=rescale(product.kernel).full_range,
+        at_once=at_once,
     )
-    runs = (Layer.fused, Layer.in_two) if is_in_two(depth) else (Layer.fused,)
-    checks = (
-        *checks,
-        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
-        _measured("as simulated", "ordinary", dtype, 2 * BOUND, "ulp", partial(_apart, runner, simulated, parameters)),
-    )
-    return [replace(check, name=f"GPU {check.name}") for check in checks]
+
+
+def _runs(depth: Depth) -> tuple[Run, ...]:
+    """The ways to losses and gradients that are executed."""
+    return (Layer.fused, Layer.in_two) if is_in_two(depth) else (Layer.fused,)
 
 
 def _apart(runner: KernelRunner, other: KernelRunner, parameters: Mapping[str, float]) -> float:

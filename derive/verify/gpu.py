@@ -18,8 +18,6 @@ import numpy as np
 
 from .regimes import Array
 
-HOW_TO_GET_IT = "with a GPU, pip install cupy-cuda13x runs the kernels on it as well"
-
 
 def find() -> str:
     """The name of the GPU that kernels would run on; '' where there is none, or no CuPy."""
