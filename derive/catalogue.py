@@ -109,10 +109,14 @@ class Loss(_Entry):
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss on a distance: L(x, x_pos, x_neg) = phi(d(x, x_pos), d(x, x_neg))."""
+    """A loss on a distance: L(x, x_pos, x_neg) = phi(d(x, x_pos), d(x, x_neg)).
+
+    normalize: the three embeddings are divided by their Euclidean norms first; a zero vector stays one.
+    """
 
     distance: Distance
     loss: Loss
+    normalize: bool = False
 
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.parameters]
@@ -123,7 +127,12 @@ class Objective:
     @property
     def stem(self) -> str:
         """The name of generated files and symbols, such as ``triplet_softmax_mse_l2``."""
-        return f"triplet_{self.loss.name}_{self.distance.name}".replace("-", "_")
+        return f"triplet_{self.loss.name}_{self.distance.name}{'_normalized' * self.normalize}".replace("-", "_")
+
+    @property
+    def title(self) -> str:
+        """What to call it in a sentence, such as ``softmax-mse on l2``."""
+        return f"{self.loss.name} on {self.distance.name}{' of normalized embeddings' * self.normalize}"
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -16,6 +16,7 @@ from . import symbols
 from .catalogue import Objective
 from .errors import StepError
 from .lemmas import DistanceDerivation, LossDerivation, Term, derive_distance, derive_loss, sum_of, times
+from .normalization import Normalization, through_units
 from .properties import Bound, Kink, bound_slope, find_kinks
 from .steps import Chain, Lemma, Setting, Step
 from .symbols import d, d_neg, d_pos, k
@@ -25,11 +26,13 @@ from .symbols import d, d_neg, d_pos, k
 class Derivation:
     """An objective's gradients with everything that leads to them; equal only to itself.
 
-    gradients: a lemma for each of x, x_pos, x_neg; its result is the k-th component of the gradient.
+    gradients: a lemma for each of x, x_pos, x_neg, the vectors that the distances are taken of; its result is the k-th
+        component of the gradient.
     terms: the same gradients taken apart, in d_pos, d_neg, the abbreviations and the components.
     invariants: equalities that hold for the gradients, each a checked step.
     bounds: upper bounds that hold everywhere.
     kinks: what happens at the points where the loss is not differentiable.
+    normalization: where the objective normalizes its embeddings, the gradients in the raw ones.
     """
 
     objective: Objective
@@ -41,6 +44,7 @@ class Derivation:
     bounds: tuple[Bound, ...]
     kinks: tuple[Kink, ...]
     setting: Setting = field(repr=False)
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         if (self.distance.distance, self.loss.loss) != (self.objective.distance, self.objective.loss):
@@ -54,6 +58,16 @@ class Derivation:
                 raise StepError(f"{lemma.name}: it is not the derivative in {name}")
 
     @property
+    def outcome(self) -> Derivation | Normalization:
+        """What holds the gradients in the embeddings as they are given, and their setting."""
+        return self.normalization or self
+
+    @property
+    def translation_invariant(self) -> bool:
+        """Whether nothing changes when all embeddings move together."""
+        return self.distance.translation_invariant and not self.objective.normalize
+
+    @property
     def lemmas(self) -> tuple[Lemma, ...]:
         """All lemmas in the order in which they build on each other."""
         return (
@@ -62,6 +76,7 @@ class Derivation:
             self.loss.value,
             *self.loss.slopes.values(),
             *self.gradients.values(),
+            *(self.normalization.lemmas if self.normalization else ()),
         )
 
     @cached_property
@@ -92,16 +107,18 @@ def differentiate(objective: Objective) -> Derivation:
     setting = Setting(tuple(symbols.EMBEDDINGS), parameters, {**distances, **loss.abbreviations})
     terms = {name: _gradient_terms(name, distance, loss) for name in symbols.EMBEDDINGS}
     gradients = {name: _gradient(name, terms[name], distance, loss, setting) for name in symbols.EMBEDDINGS}
+    normalization = through_units(loss, distances, gradients, parameters) if objective.normalize else None
     return Derivation(
         objective,
         distance,
         loss,
         gradients,
         terms,
-        _invariants(distance, gradients, setting),
-        _bounds(distance, loss),
+        normalization.invariants if normalization else _invariants(distance, gradients, setting),
+        _bounds(distance, loss, objective.normalize),
         find_kinks(objective),
         setting,
+        normalization,
     )
 
 
@@ -164,11 +181,11 @@ def _invariants(distance: DistanceDerivation, gradients: Mapping[str, Lemma], se
     return (Step("the gradients sum to 0", total, sp.S.Zero, reason, setting),)
 
 
-def _bounds(distance: DistanceDerivation, loss: LossDerivation) -> tuple[Bound, ...]:
+def _bounds(distance: DistanceDerivation, loss: LossDerivation, normalize: bool) -> tuple[Bound, ...]:
     slope = bound_slope(loss.slopes[d_pos].result, loss.abbreviations)
     if slope is None:
         return ()
     length = sp.sqrt(distance.gradient_norm.result)
-    if length.free_symbols:
+    if length.free_symbols or normalize:  # a gradient is the larger the shorter its embedding is
         return (slope,)
     return slope, Bound("x_pos", slope.limit * length, slope.s, slope.length * length)

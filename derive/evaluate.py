@@ -15,6 +15,7 @@ import sympy as sp
 
 from .functions import Node
 
+_K = sp.Symbol("k", integer=True, positive=True)  # the index in the abbreviation of a vector
 _DIFFERENCE_DIGITS = 30  # central differences with this step err by about its square
 
 
@@ -22,13 +23,14 @@ _DIFFERENCE_DIGITS = 30  # central differences with this step err by about its s
 class Point:
     """Where to evaluate: the dimension, vectors by name (components from 1), and scalars.
 
-    A symbol in `abbreviations` has no value of its own: it stands for its expression, evaluated at this point.
+    A symbol in `abbreviations` has no value of its own: it stands for its expression, evaluated at this point; and a
+    component u[k] for that of a vector u, whatever its index is.
     """
 
     dimension: int
     vectors: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     scalars: Mapping[sp.Symbol, Any] = field(default_factory=dict)
-    abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    abbreviations: Mapping[sp.Expr, sp.Expr] = field(default_factory=dict)
     _known: dict[tuple[sp.Expr, int], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _named: dict[tuple[sp.Symbol, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -79,6 +81,9 @@ def _symbol(expr: sp.Symbol, point: Point) -> Any:
 
 
 def _indexed(expr: sp.Indexed, point: Point) -> Any:
+    """A component; that of an abbreviated vector is what the abbreviation of its k-th says."""
+    if (meaning := point.abbreviations.get(expr.base[_K])) is not None:
+        return evaluate(meaning, point.at(_K, int(evaluate(expr.indices[0], point))))
     return point.vectors[expr.base.label.name][int(evaluate(expr.indices[0], point)) - 1]
 
 

@@ -65,6 +65,19 @@ def distance_value(distance: Distance, x: Sequence[Any], y: Sequence[Any], param
     return distance.formula.read(_algebra(len(x)), _own(distance, parameters), vectors)
 
 
+def unit(x: Sequence[Any]) -> list[Any]:
+    """x / |x|, and 0 for 0."""
+    norm = mpmath.sqrt(mpmath.fsum(component**2 for component in x))
+    return [component / norm if norm else component for component in x]
+
+
+def distance_between(objective: Objective, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+    """The distance of two embeddings, which are normalized before if the objective says so."""
+    if objective.normalize:
+        x, y = unit(x), unit(y)
+    return distance_value(objective.distance, x, y, parameters)
+
+
 def loss_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
     """phi(d_pos, d_neg) for two mpmath numbers."""
     return loss.formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
@@ -74,7 +87,7 @@ def objective_value(
     objective: Objective, x: Sequence[Any], x_pos: Sequence[Any], x_neg: Sequence[Any], parameters: Mapping[str, Any]
 ) -> Any:
     """L(x, x_pos, x_neg)."""
-    d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+    d_pos, d_neg = (distance_between(objective, x, other, parameters) for other in (x_pos, x_neg))
     return loss_value(objective.loss, d_pos, d_neg, parameters)
 
 

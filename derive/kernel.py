@@ -1,16 +1,16 @@
-"""RowKernel: the three-phase program that every target prints.
+"""RowKernel: the program that every target prints, in passes over the components of a row.
 
-1. reductions over the components of a row, of elementwise terms;
-2. scalars of the row: distances, loss, and the weights by which the elementwise factors are multiplied;
-3. maps per component: each gradient is a sum of weight * elementwise factor.
+1. stages, one after the other: reductions over the components of elementwise terms, then scalars of the row, which the
+   terms of later stages may use; the last scalars are the loss, and the weights of the elementwise factors;
+2. maps per component: each gradient is a sum of weight * elementwise factor.
 
-The work per row is O(n) and the size of the program does not depend on n.
+Most distances take one stage. The work per row is O(n) and the size of the program does not depend on n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mpmath
@@ -41,12 +41,11 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Reduction:
-    """``symbol = kind over components of term``; a later stage may use the results of earlier ones."""
+    """``symbol = kind over components of term``."""
 
     symbol: sp.Symbol
     term: sp.Expr
     kind: str = "sum"
-    stage: int = 1
 
     @property
     def name(self) -> str:
@@ -54,20 +53,28 @@ class Reduction:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A pass over a row: reductions, then the scalars that follow from them, in order of evaluation."""
+
+    reductions: tuple[Reduction, ...]
+    scalars: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True)
 class RowKernel:
     """What is computed for one row of a batch.
 
-    differences: per-component values that reductions and maps are written in.
-    reductions: over the components, in order of their stages.
-    scalars: in order of evaluation; they end in `loss` and `weights`.
-    weights: the scalars that the maps use; the maps are linear in them, so an upstream gradient multiplies them.
+    components: per-component values that terms and maps are written in; one may use those before it, and scalars of
+        the row that are known by then.
+    stages: in order.
+    loss: one of the scalars.
+    weights: the scalars in which the maps are linear, so that an upstream gradient multiplies them.
     maps: the components of the three gradients.
     """
 
     objective: Objective
-    differences: tuple[Assignment, ...]
-    reductions: tuple[Reduction, ...]
-    scalars: tuple[Assignment, ...]
+    components: tuple[Assignment, ...]
+    stages: tuple[Stage, ...]
     loss: sp.Symbol
     weights: tuple[sp.Symbol, ...]
     maps: tuple[Assignment, ...]
@@ -77,14 +84,67 @@ class RowKernel:
         return self.objective.parameters
 
     @property
-    def functions(self) -> frozenset[str]:
-        """The names of the nodes of `derive.functions` that the scalars call."""
-        return frozenset(type(node).__name__ for a in self.scalars for node in a.value.atoms(Node))
+    def reductions(self) -> tuple[Reduction, ...]:
+        """Those of all stages."""
+        return tuple(reduction for stage in self.stages for reduction in stage.reductions)
 
-    def differences_in(self, *expressions: sp.Expr) -> tuple[Assignment, ...]:
-        """The differences that some expressions need."""
-        used = sp.Tuple(*expressions).free_symbols
-        return tuple(difference for difference in self.differences if difference.symbol in used)
+    @property
+    def scalars(self) -> tuple[Assignment, ...]:
+        """Those of all stages."""
+        return tuple(assignment for stage in self.stages for assignment in stage.scalars)
+
+    @property
+    def constants(self) -> tuple[sp.Symbol, ...]:
+        """What a stage finds out about the row that later stages or the maps use, but for the weights."""
+        found: list[sp.Symbol] = []
+        for number, stage in enumerate(self.stages):
+            later = self._used_in_maps.union(*(self._used_in(after) for after in self.stages[number + 1 :]))
+            own = [*(r.symbol for r in stage.reductions), *(a.symbol for a in stage.scalars)]
+            found += [symbol for symbol in own if symbol in later and symbol not in self.weights]
+        return tuple(found)
+
+    @property
+    def saved(self) -> tuple[sp.Symbol, ...]:
+        """What the maps need to know of a row: the constants that they use, and the weights."""
+        used = self._used_in_maps
+        return (*(symbol for symbol in self.constants if symbol in used), *self.weights)
+
+    @property
+    def functions(self) -> frozenset[str]:
+        """The names of the nodes of `derive.functions` that the program calls."""
+        values = [a.value for a in (*self.components, *self.scalars, *self.maps)]
+        values += [reduction.term for reduction in self.reductions]
+        return frozenset(type(node).__name__ for value in values for node in value.atoms(Node))
+
+    def with_scalars(self, scalars: Iterable[Assignment], reductions: Iterable[Reduction] = ()) -> RowKernel:
+        """The kernel with other scalars in its last stage, and with reductions added there."""
+        last = self.stages[-1]
+        stage = Stage((*last.reductions, *reductions), tuple(scalars))
+        return replace(self, stages=(*self.stages[:-1], stage))
+
+    def components_in(self, *expressions: sp.Expr) -> tuple[Assignment, ...]:
+        """The components that some expressions need, in order of evaluation."""
+        used = set(sp.Tuple(*expressions).free_symbols)
+        needed: list[Assignment] = []
+        for component in reversed(self.components):
+            if component.symbol in used:
+                used |= component.value.free_symbols
+                needed.insert(0, component)
+        return tuple(needed)
+
+    @property
+    def _used_in_maps(self) -> set[sp.Symbol]:
+        return self._used(a.value for a in self.maps)
+
+    def _used_in(self, stage: Stage) -> set[sp.Symbol]:
+        inside = self._used(r.term for r in stage.reductions)
+        return inside.union(*(a.value.free_symbols for a in stage.scalars))
+
+    def _used(self, expressions: Iterable[sp.Expr]) -> set[sp.Symbol]:
+        """The symbols in elementwise expressions and in the components that these need."""
+        written = tuple(expressions)
+        inside = (*written, *(component.value for component in self.components_in(*written)))
+        return set(sp.Tuple(*inside).free_symbols)
 
 
 _REDUCE: Mapping[str, Callable[[Iterator[Any]], Any]] = {"sum": mpmath.fsum, "max": max}
@@ -100,13 +160,14 @@ def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
 
     def elementwise(expr: sp.Expr) -> Iterator[Any]:
         for row in rows:
-            inside = Point(1, {}, {**scalars, **row}, {a.symbol: a.value for a in kernel.differences})
+            inside = Point(1, {}, {**scalars, **row}, {a.symbol: a.value for a in kernel.components})
             yield evaluate(expr, inside)
 
-    for reduction in sorted(kernel.reductions, key=lambda reduction: reduction.stage):
-        scalars[reduction.symbol] = _REDUCE[reduction.kind](elementwise(reduction.term))
-    for assignment in kernel.scalars:
-        scalars[assignment.symbol] = evaluate(assignment.value, Point(1, {}, scalars))
+    for stage in kernel.stages:
+        for reduction in stage.reductions:
+            scalars[reduction.symbol] = _REDUCE[reduction.kind](elementwise(reduction.term))
+        for assignment in stage.scalars:
+            scalars[assignment.symbol] = evaluate(assignment.value, Point(1, {}, scalars))
     return scalars[kernel.loss], {m.name.removeprefix("grad_"): list(elementwise(m.value)) for m in kernel.maps}
 
 

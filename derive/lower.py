@@ -18,10 +18,12 @@ from .differentiate import Derivation
 from .errors import StepError
 from .evaluate import evaluate
 from .functions import masked_ratio
-from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, X, agree, run
+from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
 from .lemmas import Term
+from .normalization import Normalization
 from .steps import DIGITS, Step
 from .symbols import d_neg, d_pos
+from .units import on_units
 
 # the differences that translation-invariant distances are made of
 U, V, W = (sp.Symbol(name, real=True) for name in "uvw")
@@ -49,15 +51,17 @@ def lower(derivation: Derivation) -> RowKernel:
     weights, maps = _weights_and_maps(derivation, slope_names)
     kernel = RowKernel(
         objective=derivation.objective,
-        differences=tuple(Assignment(symbol, meaning) for symbol, meaning in _DIFFERENCES.items()),
-        reductions=tuple(reductions),
-        scalars=(*scalars, *weights),
+        components=tuple(Assignment(symbol, meaning) for symbol, meaning in _DIFFERENCES.items()),
+        stages=(Stage(tuple(reductions), (*scalars, *weights)),),
         loss=_LOSS,
         weights=tuple(weight.symbol for weight in weights),
         maps=tuple(maps),
     )
     kernel = _without_dead_code(_with_common_subexpressions(_in_difference_of_distances(kernel, derivation)))
-    _check(kernel, derivation)
+    _check(kernel, derivation, derivation)
+    if derivation.normalization:
+        kernel = on_units(kernel)
+        _check(kernel, derivation, derivation.normalization)
     return kernel
 
 
@@ -170,7 +174,7 @@ def _in_difference_of_distances(kernel: RowKernel, derivation: Derivation) -> Ro
     if any(a.value.has(d_pos, d_neg) for a in rewritten if a.symbol not in kernel.weights):
         return kernel
     if not isinstance(derivation.distance.value, sp.Sum):
-        return replace(kernel, scalars=(*distances, Assignment(_DELTA, d_pos - d_neg), *rewritten))
+        return kernel.with_scalars((*distances, Assignment(_DELTA, d_pos - d_neg), *rewritten))
     pos, neg = kernel.reductions
     reduction = Reduction(_DELTA, sp.factor(pos.term - neg.term).xreplace({U - V: W, V - U: -W}))
     values = derivation.setting.abbreviations
@@ -181,7 +185,7 @@ def _in_difference_of_distances(kernel: RowKernel, derivation: Derivation) -> Ro
         "the difference of two sums is the sum of the differences",
         derivation.setting,
     )
-    return replace(kernel, reductions=(*kernel.reductions, reduction), scalars=(*distances, *rewritten))
+    return kernel.with_scalars((*distances, *rewritten), [reduction])
 
 
 def _in_delta(expr: sp.Expr) -> sp.Expr:
@@ -213,7 +217,7 @@ def _with_common_subexpressions(kernel: RowKernel) -> RowKernel:
         scalars += [temporary for temporary in pending if temporary.symbol in needed]
         pending = [temporary for temporary in pending if temporary.symbol not in needed]
         scalars.append(replace(assignment, value=value))
-    return replace(kernel, scalars=tuple(scalars))
+    return kernel.with_scalars(scalars)
 
 
 def _without_dead_code(kernel: RowKernel) -> RowKernel:
@@ -225,21 +229,21 @@ def _without_dead_code(kernel: RowKernel) -> RowKernel:
             needed |= assignment.value.free_symbols
             kept.insert(0, assignment)
     reductions = tuple(r for r in kernel.reductions if r.symbol in needed)
-    kernel = replace(kernel, scalars=tuple(kept), reductions=reductions)
     expressions = [r.term for r in reductions] + [m.value for m in kernel.maps]
-    return replace(kernel, differences=kernel.differences_in(*expressions))
+    return replace(kernel, stages=(Stage(reductions, tuple(kept)),), components=kernel.components_in(*expressions))
 
 
 # ---------------------------------------------------------------- the kernel says what the derivation says
 
 
-def _check(kernel: RowKernel, derivation: Derivation) -> None:
+def _check(kernel: RowKernel, derivation: Derivation, of: Derivation | Normalization) -> None:
+    """The loss of the derivation and the gradients of a part of it, against what the kernel computes."""
     with mpmath.workdps(DIGITS + 20):
-        for point in derivation.setting.points():
+        for point in of.setting.points():
             loss, gradients = run(kernel, point)
             expected = [evaluate(derivation.loss.value.result, point)]
             found: list[Any] = [loss]
-            for name, lemma in derivation.gradients.items():
+            for name, lemma in of.gradients.items():
                 for index in range(point.dimension):
                     expected.append(evaluate(lemma.result, point.at(symbols.k, index + 1)))
                     found.append(gradients[name][index])

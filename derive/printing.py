@@ -136,6 +136,10 @@ class InfixPrinter:
         above, below = expr.args
         return f"{self.at_least(above, MUL)}{self.over}{self.at_least(below, UNARY)}", MUL
 
+    def _print_product(self, expr: Any) -> tuple[str, int]:
+        first, second = expr.args
+        return f"{self.at_least(first, ATOM)}{self.times}{self.at_least(second, UNARY)}", MUL
+
     def _print_Function(self, expr: Any) -> tuple[str, int]:
         return self.call(type(expr).__name__, *expr.args), ATOM
 

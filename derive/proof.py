@@ -275,7 +275,7 @@ def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
         rows.append((symbol, value))
         named.setdefault(symbol, known or rf"\texttt{{{escape(symbol.name)}}}")
 
-    for a in kernel.differences:
+    for a in kernel.components:
         enter(a.symbol, to_latex(a.value, named))
     for r in kernel.reductions:
         enter(r.symbol, rf"\sum_{{k=1}}^{{n}} {to_latex(r.term, named)}")

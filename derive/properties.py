@@ -68,15 +68,17 @@ class Kink:
     """A set of points at which the loss is not differentiable, and the value taken there.
 
     convex: the loss rises on both sides (the Frechet subdifferential contains the convention's 0); if not, it falls on
-    both sides, the Frechet subdifferential is empty and 0 is only a Clarke element.
+    both sides, the Frechet subdifferential is empty and 0 is only a Clarke element. None where the loss jumps.
     """
 
     where: str
     why: str
-    convex: bool
+    convex: bool | None
 
     @property
     def shape(self) -> str:
+        if self.convex is None:
+            return "jump: a zero vector has no direction, and is its own unit vector"
         return "convex kink: 0 is a subgradient" if self.convex else "concave kink: 0 is only a Clarke subgradient"
 
 
@@ -108,7 +110,8 @@ def find_kinks(objective: Objective) -> tuple[Kink, ...]:
     catalogue that is differentiable at a point that it calls singular.
     """
     with mpmath.workdps(60):
-        return (*_kinks_of_distance(objective), *_kinks_of_loss(objective.loss))
+        zero = (_jump_at_zero(objective),) if objective.normalize else ()
+        return (*_kinks_of_distance(objective), *_kinks_of_loss(objective.loss), *zero)
 
 
 def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
@@ -127,6 +130,17 @@ def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
             convex = _is_convex(along)
             if convex is not None:
                 yield Kink(re.sub(r"\by(?![a-zA-Z])", side, singularity.where), singularity.why, convex)
+
+
+def _jump_at_zero(objective: Objective) -> Kink:
+    """Where an embedding that is normalized is 0: the loss beside it depends on the side."""
+    anchor, near, away = [mpmath.mpf(1) / 3, mpmath.mpf(-2) / 7], [mpmath.mpf(2) / 5, mpmath.mpf(-1) / 4], mpmath.mpf(0)
+    h = mpmath.mpf(10) ** -20
+    ahead, behind = (objective_value(objective, anchor, [t, away], near, {}) for t in (h, -h))
+    if abs(ahead - behind) < mpmath.mpf(10) ** -10:
+        raise StepError(f"{objective.title}: it does not jump where an embedding is 0")
+    why = "a zero vector has no direction; it is taken as its own unit vector"
+    return Kink("x = 0, x_pos = 0 or x_neg = 0", why, None)
 
 
 def _kinks_of_loss(loss: Loss) -> Iterator[Kink]:

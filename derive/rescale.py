@@ -1,4 +1,4 @@
-"""RowKernel -> the same program on differences that are multiplied by scales.
+"""RowKernel -> the same program on components that are multiplied by scales.
 
 A sum of squares leaves the range of a float type long before the distance does: in float32 it is 0 below 1e-23 and
 infinity above 1e19. Powers of two bring the squares into the range, and disappear again from everything that leaves
@@ -7,7 +7,7 @@ the row. With all scales 1 the program is the one that it was made from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
@@ -19,7 +19,7 @@ import sympy as sp
 from . import symbols
 from .errors import StepError
 from .functions import Node, masked_ratio
-from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, X, agree, run
+from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
 from .steps import DIGITS, Setting
 
 
@@ -35,12 +35,27 @@ class quotient(Node):  # noqa: N801 - SymPy functions are named as they print
         return self.args[0] / self.args[1]
 
 
+class product(Node):  # noqa: N801
+    """a*b, multiplied where it stands: a is computed before."""
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        a, b = values
+        return a * b
+
+    def definition(self) -> sp.Expr:
+        return self.args[0] * self.args[1]
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return self.args[2 - argindex]
+
+
 @dataclass(frozen=True)
 class Rescaled:
-    """A row kernel whose differences are multiplied by scales, positive numbers.
+    """A row kernel whose components are multiplied by scales, positive numbers.
 
-    scales: for each reduction, by name, the symbol of its scale; none where the kernel cannot be rescaled.
-    folded: for each weight the factor that makes it the weight of differences without scales.
+    scales: for reductions, by name, the symbol of their scale; none where the kernel cannot be rescaled.
+    folded: for all that is saved of a row the factor that makes it what components without scales need.
     full_range: results are right wherever distances are representable, and not only their squares: the loss depends on
         the difference of the distances alone, and that is one sum, or the distances are homogeneous of degree 1.
     """
@@ -53,16 +68,17 @@ class Rescaled:
 
 @cache
 def rescale(kernel: RowKernel) -> Rescaled:
-    """The kernel with a scale for each reduction.
+    """The kernel with a scale for each reduction that has components of its own.
 
-    Its terms have to be homogeneous in differences that no other reduction has, and the gradients linear in such;
-    otherwise the kernel is returned as it is, without scales. Raises `StepError` if the result, evaluated at 50 digits
-    with any scales, does not give what the kernel gives.
+    Its terms have to be homogeneous in the components that reductions own, and the gradients linear in them; otherwise
+    the kernel is returned as it is, without scales. Raises `StepError` if the result, evaluated at 50 digits with any
+    scales, does not give what the kernel gives.
     """
-    owners = _owners(kernel)
-    found = owners and _with_scales(kernel, owners)
+    named = _with_embeddings_named(kernel)
+    owners = _owners(named)
+    found = owners and _with_scales(named, owners)
     if not found:
-        return Rescaled(kernel, {}, dict.fromkeys(kernel.weights, sp.S.One))
+        return Rescaled(kernel, {}, dict.fromkeys(kernel.saved, sp.S.One))
     _check(found, kernel)
     return found
 
@@ -72,103 +88,166 @@ def scale_of(reduction: Reduction) -> sp.Symbol:
     return sp.Symbol(f"scale_{reduction.name}", positive=True)
 
 
+def _with_embeddings_named(kernel: RowKernel) -> RowKernel:
+    """Embeddings that are reduced as they are, as components, so that they can have a scale."""
+    reduced = sp.Tuple(*(reduction.term for reduction in kernel.reductions)).free_symbols
+    names = {e: sp.Symbol(f"scaled_{e.name}", real=True) for e in (X, X_POS, X_NEG) if e in reduced}
+    if not names:
+        return kernel
+
+    def named(assignments: Iterable[Assignment]) -> tuple[Assignment, ...]:
+        return tuple(replace(a, value=a.value.xreplace(names)) for a in assignments)
+
+    return replace(
+        kernel,
+        components=(*(Assignment(symbol, e) for e, symbol in names.items()), *named(kernel.components)),
+        stages=tuple(
+            replace(stage, reductions=tuple(replace(r, term=r.term.xreplace(names)) for r in stage.reductions))
+            for stage in kernel.stages
+        ),
+        maps=named(kernel.maps),
+    )
+
+
 def _owners(kernel: RowKernel) -> dict[sp.Symbol, sp.Symbol]:
-    """The scale of each difference; empty if there cannot be one."""
+    """The scale of each component that a reduction owns, being the first that is written in it; empty for conflicts.
+
+    A component that is a multiple by row scalars has its size from them; it has no scale, and no reduction in which it
+    stands owns anything.
+    """
     owners: dict[sp.Symbol, sp.Symbol] = {}
-    for reduction in kernel.reductions:
-        for difference in kernel.differences_in(reduction.term):
-            if owners.setdefault(difference.symbol, scale_of(reduction)) != scale_of(reduction):
-                return {}
+    sizes = {component.symbol: component.value.free_symbols & set(kernel.constants) for component in kernel.components}
+    written = {r: [symbol for symbol in sizes if symbol in r.term.free_symbols] for r in kernel.reductions}
+    for reduction, inside in sorted(written.items(), key=lambda item: len(item[1])):
+        if any(sizes[symbol] for symbol in inside):
+            continue
+        unowned = [symbol for symbol in inside if symbol not in owners]
+        if unowned and len(unowned) < len(inside):
+            return {}
+        owners |= dict.fromkeys(unowned, scale_of(reduction))
     return owners
 
 
 def _with_scales(kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> Rescaled | None:
-    degrees = {
-        reduction: degree
-        for reduction in kernel.reductions
-        if (degree := _degree(reduction.term, owners, scale_of(reduction))) is not None
-    }
-    folded = {w: factor for w in kernel.weights if (factor := _folded(w, kernel, owners)) is not None}
-    if len(degrees) < len(kernel.reductions) or len(folded) < len(kernel.weights):
+    degrees = {reduction: _degree(reduction.term, owners) for reduction in kernel.reductions}
+    folded = {weight: _folded(weight, kernel, owners) for weight in kernel.weights}
+    if None in degrees.values() or None in folded.values():
         return None
-    scalars, homogeneous = _scalars(kernel, degrees, folded)
-    if any(
-        power.exp not in (-1, 1) for a in scalars for power in a.value.atoms(sp.Pow) if power.base in owners.values()
-    ):
+    stages, forms, homogeneous = _scaled_stages(kernel, degrees, folded)
+    values = (a.value for stage in stages for a in stage.scalars)
+    if any(p.exp not in (-1, 1) for value in values for p in value.atoms(sp.Pow) if p.base in owners.values()):
         return None  # such a power may leave the range
-    differences = (
-        replace(a, value=sp.Mul(owners[a.symbol], a.value, evaluate=False)) if a.symbol in owners else a
-        for a in kernel.differences
+    folded |= {symbol: forms[symbol] / symbol if symbol in forms else sp.S.One for symbol in kernel.constants}
+    scaled_kernel = replace(
+        kernel,
+        components=tuple(_scaled_component(a, owners, forms) for a in kernel.components),
+        stages=tuple(stages),
+        maps=tuple(replace(a, value=_in_place(a.value, forms)) for a in kernel.maps),
     )
-    scaled_kernel = replace(kernel, differences=tuple(differences), scalars=tuple(scalars))
-    scales = {reduction.name: scale_of(reduction) for reduction in kernel.reductions}
-    return Rescaled(scaled_kernel, scales, folded, _is_of_difference(kernel, homogeneous))
+    scales = {r.name: scale_of(r) for r in kernel.reductions if scale_of(r) in owners.values()}
+    return Rescaled(
+        scaled_kernel,
+        scales,
+        {symbol: folded[symbol] for symbol in kernel.saved},
+        _is_of_difference(kernel, homogeneous, scales),
+    )
 
 
-def _scalars(
-    kernel: RowKernel, degrees: Mapping[Reduction, int], folded: Mapping[sp.Symbol, sp.Expr]
-) -> tuple[list[Assignment], set[sp.Symbol]]:
-    """The scalars with scales, and the distances of degree 1 among them.
+def _scaled_stages(
+    kernel: RowKernel, degrees: Mapping[Reduction, sp.Expr], folded: Mapping[sp.Symbol, sp.Expr]
+) -> tuple[list[Stage], dict[sp.Symbol, sp.Expr], set[sp.Symbol]]:
+    """The stages with scales, what becomes of scalars of degree -1, and the distances of degree 1.
 
-    Such a distance is of the scaled differences first, which weights divide by, and then divided by the scale. Any
-    other sum is divided by the powers of its scale before it is used.
+    Such a distance is of the scaled components first, which weights divide by, and then divided by the scale; a scalar
+    of degree -1 stays that of the scaled components. Any other reduction is divided by its scales before it is used.
     """
-    scalars: list[Assignment] = []
-    true: dict[sp.Symbol, sp.Expr] = {}
-    distances: dict[sp.Symbol, sp.Expr] = {}
-    for assignment in kernel.scalars:
-        for reduction, degree in degrees.items():
-            total, scale = reduction.symbol, scale_of(reduction)
-            if total not in assignment.value.free_symbols or total in true:
+    owned = {scale_of(reduction) for reduction in kernel.reductions}
+    true: dict[sp.Symbol, sp.Expr] = {}  # for all that comes after
+    in_weights = {r.symbol: r.symbol / degree for r, degree in degrees.items() if degree != 1}
+    inverses: dict[sp.Symbol, sp.Expr] = {}
+    distances: set[sp.Symbol] = set()
+    stages: list[Stage] = []
+    for stage in kernel.stages:
+        scalars: list[Assignment] = []
+        for assignment in stage.scalars:
+            symbol, value = assignment.symbol, assignment.value
+            if symbol in folded:
+                value = _homogeneous(value.xreplace({**in_weights, **true}), owned) / folded[symbol]
+                in_weights[symbol] = symbol * folded[symbol]
+                scalars.append(Assignment(symbol, value))
                 continue
-            if (assignment.value.xreplace({total: total / scale**degree}) * scale).has(scale):
-                true[total] = sp.Symbol(f"unscaled_{reduction.name}", real=True)
-                scalars.append(Assignment(true[total], _divided(total, scale, degree)))
+            new = {r: d for r, d in degrees.items() if d != 1 and r.symbol in value.free_symbols - set(true)}
+            scaled = _homogeneous(value.xreplace({r.symbol: r.symbol / d for r, d in new.items()}), owned)
+            of = scaled.free_symbols & owned
+            if len(of) == 1 and not (scaled * (scale := next(iter(of)))).has(scale):
+                own = sp.Symbol(f"scaled_{assignment.name.removeprefix('d_')}", real=True)
+                scalars.append(Assignment(own, value.xreplace(true)))
+                value = in_weights[symbol] = own / scale
+                distances.add(symbol)
+            elif len(of) == 1 and not (scaled / scale).has(scale):
+                value = (scaled / scale).xreplace(true)
+                true[symbol] = inverses[symbol] = symbol * scale
+            elif of:
+                for reduction, degree in new.items():
+                    true[reduction.symbol] = sp.Symbol(f"unscaled_{reduction.name}", real=True)
+                    scalars.append(Assignment(true[reduction.symbol], _divided(reduction.symbol, degree)))
+                value = value.xreplace(true)
             else:
-                scaled = sp.Symbol(f"scaled_{assignment.name.removeprefix('d_')}", real=True)
-                scalars.append(Assignment(scaled, assignment.value))
-                distances[assignment.symbol] = scaled / scale
-                assignment = replace(assignment, value=scaled / scale)
-        is_weight = assignment.symbol in folded
-        value = assignment.value.xreplace({**true, **distances} if is_weight else true)
-        if is_weight:
-            value = _homogeneous(value, map(scale_of, degrees)) / folded[assignment.symbol]
-        scalars.append(replace(assignment, value=value))
-    return scalars, set(distances)
+                value = scaled.xreplace(true)
+            scalars.append(Assignment(symbol, value))
+        stages.append(replace(stage, scalars=tuple(scalars)))
+    return stages, inverses, distances
 
 
-def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol]) -> bool:
+def _scaled_component(
+    component: Assignment, owners: Mapping[sp.Symbol, sp.Symbol], inverses: Mapping[sp.Symbol, sp.Expr]
+) -> Assignment:
+    own = {symbol: symbol / scale for symbol, scale in owners.items()}
+    value = component.value.xreplace({**own, **inverses})
+    if component.symbol in owners:
+        value = sp.Mul(owners[component.symbol], value, evaluate=False)
+    return replace(component, value=value)
+
+
+def _in_place(value: sp.Expr, inverses: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
+    """A map with its scalars of degree -1 as they are without scales, multiplied last: before, they might overflow."""
+    for symbol, unscaled in inverses.items():
+        if value.has(symbol):
+            value = product(value, unscaled / symbol)
+    return value
+
+
+def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol], scales: Collection[str]) -> bool:
     """Whether the loss depends on d_pos - d_neg alone, which is one sum or made of distances of degree 1."""
     distances = {symbols.d_pos, symbols.d_neg}
     if not any(a.value.free_symbols & distances for a in kernel.scalars):
-        return [r.symbol.is_nonnegative for r in kernel.reductions] == [None]
+        return [r.symbol.is_nonnegative for r in kernel.stages[-1].reductions if r.name in scales] == [None]
     rest = (a for a in kernel.scalars if a.symbol not in kernel.weights and a.value != symbols.d_pos - symbols.d_neg)
     return homogeneous == distances and not any(a.value.free_symbols & distances for a in rest)
 
 
-def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol], scale: sp.Symbol) -> int | None:
-    """p, if the term is multiplied by scale^p where its differences are multiplied by the scale."""
+def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol]) -> sp.Expr | None:
+    """By what a term is multiplied, a product of scales, where its components are multiplied by theirs."""
     if term.free_symbols & {X, X_POS, X_NEG}:
         return None
-    ratio = sp.cancel(term.xreplace({symbol: scale * symbol for symbol in owners}) / term)
-    power = sp.degree(ratio, scale) if ratio.is_polynomial(scale) else None
-    return None if power is None or ratio != scale**power else int(power)
+    ratio = sp.cancel(term.xreplace({symbol: scale * symbol for symbol, scale in owners.items()}) / term)
+    scales = set(owners.values())
+    return ratio if ratio.free_symbols <= scales and ratio.is_polynomial(*scales) and not ratio.is_Add else None
 
 
 def _folded(weight: sp.Symbol, kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> sp.Expr | None:
-    """The power of a scale that takes a weight of scaled differences back to one of the differences."""
-    powers = set()
-    for gradient in kernel.maps:
-        factor = sp.diff(gradient.value, weight)
-        if factor != 0:
-            (scale, *others) = {owners[symbol] for symbol in factor.free_symbols & set(owners)} or {sp.S.One}
-            degree = None if others else _degree(factor, owners, scale)
-            powers.add(None if degree is None else scale**degree)
-    return powers.pop() if len(powers) == 1 else None
+    """By what a weight of scaled components is multiplied to be one of the components, the same for all its factors."""
+    factors = [factor for gradient in kernel.maps if (factor := sp.diff(gradient.value, weight)) != 0]
+    found = {_degree(factor, owners) for factor in factors}
+    return found.pop() if len(found) == 1 else None
 
 
-def _divided(symbol: sp.Symbol, scale: sp.Symbol, times: int) -> sp.Expr:
-    return _divided(quotient(symbol, scale), scale, times - 1) if times else symbol
+def _divided(symbol: sp.Expr, degree: sp.Expr) -> sp.Expr:
+    """Divided by one scale after the other."""
+    for scale, times in sorted(degree.as_powers_dict().items(), key=str):
+        for _ in range(int(times)):
+            symbol = quotient(symbol, scale)
+    return symbol
 
 
 def _homogeneous(expr: sp.Expr, among: Iterable[sp.Symbol]) -> sp.Expr:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import mpmath
@@ -30,12 +30,14 @@ class Setting:
 
     vectors: names of embeddings, which take any real components.
     scalars: symbols that take any value their assumptions allow.
-    abbreviations: symbols that stand for an expression.
+    abbreviations: symbols that stand for an expression, and components u[k] of vectors that do.
+    dimensions: the lengths of the vectors, where not any will do.
     """
 
     vectors: tuple[str, ...] = ()
     scalars: tuple[sp.Symbol, ...] = ()
-    abbreviations: Mapping[sp.Symbol, sp.Expr] = field(default_factory=dict)
+    abbreviations: Mapping[sp.Expr, sp.Expr] = field(default_factory=dict)
+    dimensions: tuple[int, ...] = DIMENSIONS
     _points: dict[tuple[int, int], tuple[Point, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -59,7 +61,7 @@ class Setting:
         def scaled(value: mpmath.mpf, symbol: sp.Symbol | None = None) -> mpmath.mpf:
             return value if symbol is not None and symbol.is_nonnegative else 3 * value - mpmath.mpf(3) / 2
 
-        for dimension in DIMENSIONS:
+        for dimension in self.dimensions:
             drawn = {symbol: fraction() for symbol in self.scalars}
             # the second point mirrors the scalars of the first: both signs of each, both sides of a kink;
             # k and l differ in the one and are equal in the other, neither the first nor the last component
@@ -79,15 +81,25 @@ class Setting:
 
     def spell_out(self, expr: sp.Expr) -> sp.Expr:
         """`expr` with every abbreviation replaced by what it stands for."""
-        return expr.xreplace(self._meanings)
+        return _with_meanings(expr, self._meanings)
 
     @cached_property
-    def _meanings(self) -> dict[sp.Symbol, sp.Expr]:
+    def _meanings(self) -> dict[sp.Expr, sp.Expr]:
         """What the abbreviations stand for, without abbreviations."""
         meanings = dict(self.abbreviations)
         for _ in meanings:
-            meanings = {symbol: meaning.xreplace(meanings) for symbol, meaning in meanings.items()}
+            meanings = {symbol: _with_meanings(meaning, meanings) for symbol, meaning in meanings.items()}
         return meanings
+
+
+def _with_meanings(expr: sp.Expr, meanings: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
+    """`expr` with what abbreviations stand for; that of u[k] holds for every component of u."""
+    vectors = {
+        component: meanings[component.base[symbols.k]].xreplace({symbols.k: component.indices[0]})
+        for component in expr.atoms(sp.Indexed)
+        if component.base[symbols.k] in meanings
+    }
+    return expr.xreplace({**meanings, **vectors})
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,8 @@ class Step:
     """``before = after`` by `rule`, because of `reason`.
 
     Checked on construction: at 50 digits on random points of several dimensions, and by SymPy where it can decide
-    (`symbolic` says whether it could). Raises `StepError` naming the rule if it is not an equality.
+    (`symbolic` says whether it could), unless it is `numeric`: spelled out, it is so large that SymPy takes seconds.
+    Raises `StepError` naming the rule if it is not an equality.
     """
 
     rule: str
@@ -103,11 +116,13 @@ class Step:
     after: sp.Expr
     reason: str
     setting: Setting = field(repr=False)
+    numeric: bool = False
     symbolic: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.check()
-        object.__setattr__(self, "symbolic", are_equal(self.before, self.after, self.setting))
+        decided = not self.numeric and are_equal(self.before, self.after, self.setting)
+        object.__setattr__(self, "symbolic", decided)
 
     def check(self, seed: int = 0) -> mpmath.mpf:
         """The largest difference of the two sides on random points, relative to them; raises as construction does."""
@@ -154,12 +169,19 @@ class Chain:
         self._steps: list[Step] = []
         self.reached = subject
 
-    def then(self, rule: str, after: sp.Expr, reason: str, also: Mapping[sp.Symbol, sp.Expr] | None = None) -> Chain:
+    def then(
+        self,
+        rule: str,
+        after: sp.Expr,
+        reason: str,
+        also: Mapping[sp.Symbol, sp.Expr] | None = None,
+        numeric: bool = False,
+    ) -> Chain:
         """One more step; `also` are abbreviations introduced by it."""
         if also:
-            self.setting = Setting(self.setting.vectors, self.setting.scalars, {**self.setting.abbreviations, **also})
+            self.setting = replace(self.setting, abbreviations={**self.setting.abbreviations, **also})
         if after != self.reached:
-            self._steps.append(Step(rule, self.reached, after, reason, self.setting))
+            self._steps.append(Step(rule, self.reached, after, reason, self.setting, numeric))
             self.reached = after
         return self
 
@@ -183,8 +205,11 @@ def are_equal(a: sp.Expr, b: sp.Expr, setting: Setting) -> bool:
     Tried in turn, the cheapest first: with abbreviations as indeterminates, spelled out and differentiated with the
     nodes of `functions` as indeterminates, and with the nodes as exponentials.
     """
-    if not a.has(sp.Derivative) and not b.has(sp.Derivative) and _written_in(a) == _written_in(b) and _vanishes(a - b):
-        return True
+    if not a.has(sp.Derivative) and not b.has(sp.Derivative):
+        if _written_in(a) == _written_in(b) and _vanishes(a - b):
+            return True
+        if a.has(sp.KroneckerDelta) and _vanishes(_differentiated(a) - _differentiated(b)):
+            return True
     a, b = (_differentiated(setting.spell_out(side)) for side in (a, b))
     return _vanishes(a - b) or _vanishes(_in_exponentials(a) - _in_exponentials(b))
 

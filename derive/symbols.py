@@ -21,10 +21,16 @@ n = sp.Symbol("n", integer=True, positive=True)
 i = sp.Symbol("i", integer=True, positive=True)
 k = sp.Symbol("k", integer=True, positive=True)
 l = sp.Symbol("l", integer=True, positive=True)  # noqa: E741 - the index after k
+j = sp.Symbol("j", integer=True, positive=True)  # of the sum in a norm, inside of other sums
 
 x, y = sp.IndexedBase("x", real=True), sp.IndexedBase("y", real=True)
 x_pos, x_neg = sp.IndexedBase("x_pos", real=True), sp.IndexedBase("x_neg", real=True)
 EMBEDDINGS: Mapping[str, sp.IndexedBase] = MappingProxyType({"x": x, "x_pos": x_pos, "x_neg": x_neg})
+
+# of normalized embeddings: the norms of the raw ones, the unit vectors, and the gradients of the loss at these
+NORMS: Mapping[str, sp.Symbol] = MappingProxyType({e: sp.Symbol(f"norm_{e}", positive=True) for e in EMBEDDINGS})
+UNITS: Mapping[str, sp.IndexedBase] = MappingProxyType({e: sp.IndexedBase(f"unit_{e}", real=True) for e in EMBEDDINGS})
+AT_UNITS: Mapping[str, sp.IndexedBase] = MappingProxyType({e: sp.IndexedBase(f"g_{e}", real=True) for e in EMBEDDINGS})
 
 _VARIABLE = sp.Dummy(real=True)
 _COMPONENTS = sp.symbols("component:6", real=True)

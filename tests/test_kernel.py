@@ -192,7 +192,7 @@ def test_the_kernel_does_not_know_the_dimension(norm: str, loss: str) -> None:
 
 def every_expression(kernel: RowKernel) -> list[sp.Expr]:
     return [
-        *(a.value for a in (*kernel.differences, *kernel.scalars, *kernel.maps)),
+        *(a.value for a in (*kernel.components, *kernel.scalars, *kernel.maps)),
         *(reduction.term for reduction in kernel.reductions),
     ]
 
@@ -201,7 +201,7 @@ def every_expression(kernel: RowKernel) -> list[sp.Expr]:
 def test_every_name_is_defined_once_before_its_use_and_used(norm: str, loss: str) -> None:
     kernel = lowered(norm, loss)
     parameters = {symbols.parameter(p) for p in kernel.parameters}
-    elementwise = {X, X_POS, X_NEG, *(a.symbol for a in kernel.differences)}
+    elementwise = {X, X_POS, X_NEG, *(a.symbol for a in kernel.components)}
     for reduction in kernel.reductions:
         assert reduction.kind == "sum"
         assert reduction.stage == 1
@@ -216,7 +216,7 @@ def test_every_name_is_defined_once_before_its_use_and_used(norm: str, loss: str
         assert gradient.value.free_symbols <= elementwise | set(kernel.weights)
     used = {kernel.loss}.union(*(expr.free_symbols for expr in every_expression(kernel)))
     assert known <= used
-    assert {a.symbol for a in kernel.differences} <= used
+    assert {a.symbol for a in kernel.components} <= used
     names = [symbol.name for symbol in known | elementwise]
     assert len(set(names)) == len(names), "two symbols of one name would be one variable in generated code"
     assert [gradient.name for gradient in kernel.maps] == [f"grad_{name}" for name in EMBEDDINGS]

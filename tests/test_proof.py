@@ -396,7 +396,7 @@ def test_the_gradients_of_both_norms_stand_side_by_side(objective: Objective) ->
 @objectives
 def test_the_dictionary_has_every_name_of_the_kernel_with_its_value(objective: Objective) -> None:
     kernel: RowKernel = lower(differentiate(objective))
-    names = [a.symbol.name for a in (*kernel.differences, *kernel.reductions, *kernel.scalars, *kernel.maps)]
+    names = [a.symbol.name for a in (*kernel.components, *kernel.reductions, *kernel.scalars, *kernel.maps)]
     rows = proof_of(objective).dictionary
     assert [row[0].replace(r"\_", "_") for row in rows] == names
     assert {"grad_x", "grad_x_pos", "grad_x_neg", "loss"} <= set(names)

@@ -120,7 +120,7 @@ def test_with_all_scales_one_it_is_the_same_program(objective: Objective) -> Non
     back = {value: symbol for symbol, value in values.items() if value in helpers.values()}
     wanted = {a.symbol: a.value for a in kernel.scalars}
     assert {s: v if s in back.values() else v.xreplace(back) for s, v in values.items()} == wanted
-    assert [plain(a.value) for a in found.kernel.differences] == [a.value for a in kernel.differences]
+    assert [plain(a.value) for a in found.kernel.components] == [a.value for a in kernel.components]
     assert (found.kernel.maps, found.kernel.reductions) == (kernel.maps, kernel.reductions)
     assert {plain(factor) for factor in found.folded.values()} == {sp.S.One}
 
@@ -131,7 +131,7 @@ def test_folded_weights_are_those_of_differences_without_scales(objective: Objec
     kernel = lowered(objective)
     found = rescale(kernel)
     owners = {
-        a.symbol: scale for a in found.kernel.differences for scale in a.value.free_symbols & {*found.scales.values()}
+        a.symbol: scale for a in found.kernel.components for scale in a.value.free_symbols & {*found.scales.values()}
     }
     assert set(owners.values()) == set(found.scales.values())
     for gradient in kernel.maps:
@@ -153,11 +153,11 @@ def test_a_wrong_rescaling_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatc
         changed = found.kernel
         if wrong == "scalars":  # not divided
             scalars = tuple(replace(a, value=a.value.xreplace({scale: sp.S.One})) for a in changed.scalars)
-            changed = replace(changed, scalars=scalars)
+            changed = changed.with_scalars(scalars)
         else:  # not multiplied, or twice
             power = {"differences": sp.S.One, "degree": scale**2}[wrong]
-            differences = tuple(replace(a, value=a.value.subs(scale, power)) for a in changed.differences)
-            changed = replace(changed, differences=differences)
+            differences = tuple(replace(a, value=a.value.subs(scale, power)) for a in changed.components)
+            changed = replace(changed, components=differences)
         return replace(found, kernel=changed)
 
     monkeypatch.setattr(module, "_with_scales", planted)

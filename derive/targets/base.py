@@ -152,7 +152,8 @@ class Target(ABC):
 
     def command(self, objective: Objective, settings: Settings) -> str:
         """What generates the files of an objective with these settings."""
-        options = f"--norm {objective.distance.name} --loss {objective.loss.name} --target {self.name}"
+        normalize = " --normalize" * objective.normalize
+        options = f"--norm {objective.distance.name} --loss {objective.loss.name}{normalize} --target {self.name}"
         return " ".join(("derive-triplet", options, *settings.arguments(objective, self.usual_dtypes)))
 
     def paths(self, objective: Objective) -> tuple[str, ...]:
@@ -232,28 +233,36 @@ class Target(ABC):
 
 
 def slots(kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter) -> dict[str, Any]:
-    """The three slots of a template that executes a kernel, printed: what is reduced, the scalars, what is mapped.
+    """The slots of a template that executes a kernel, printed: the stages, and what is mapped.
 
+    Of each stage the components that are reduced, the reductions, and the scalars.
     scalar: prints what is the same for all components of a row. component: prints what is not.
     """
     _refuse_what_no_template_has(kernel)
-    reduced = kernel.differences_in(*(reduction.term for reduction in kernel.reductions))
-    mapped = kernel.differences_in(*(gradient.value for gradient in kernel.maps))
+    constants = {symbol.name for symbol in kernel.constants}
     return {
-        "reductions": [(reduction.name, component.reduction(reduction.term)) for reduction in kernel.reductions],
-        "reduction_differences": component.assignments(reduced),
-        "scalars": scalar.assignments(kernel.scalars),
+        "stages": [
+            {
+                "number": number if len(kernel.stages) > 1 else "",
+                "components": component.assignments(kernel.components_in(*(r.term for r in stage.reductions))),
+                "reductions": [(r.name, component.reduction(r.term)) for r in stage.reductions],
+                "scalars": scalar.assignments(stage.scalars),
+                "constants": [a.name for a in stage.scalars if a.name in constants],
+            }
+            for number, stage in enumerate(kernel.stages, start=1)
+        ],
+        "constants": [symbol.name for symbol in kernel.constants],
         "weights": [weight.name for weight in kernel.weights],
-        "map_differences": component.assignments(mapped),
+        "saved": [symbol.name for symbol in kernel.saved],
+        "map_components": component.assignments(kernel.components_in(*(gradient.value for gradient in kernel.maps))),
         "maps": component.assignments(kernel.maps),
     }
 
 
 def _refuse_what_no_template_has(kernel: RowKernel) -> None:
     for reduction in kernel.reductions:
-        if (reduction.kind, reduction.stage) != ("sum", 1):
-            how = f"{reduction.kind} in stage {reduction.stage}"
-            raise DefinitionError(f"{reduction.name}: generated code cannot reduce by {how} yet")
+        if reduction.kind != "sum":
+            raise DefinitionError(f"{reduction.name}: generated code cannot reduce by {reduction.kind} yet")
     parameters = {parameter.name for parameter in kernel.parameters}
     for term in (*(r.term for r in kernel.reductions), *(m.value for m in kernel.maps)):
         for name in sorted(parameters & {symbol.name for symbol in term.free_symbols}):

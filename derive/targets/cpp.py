@@ -25,23 +25,25 @@ class CppPrinter(InfixPrinter):
 
 
 def row_slots(kernel: RowKernel) -> dict[str, Any]:
-    """The slots of `row.jinja`: functions that sum, evaluate and differentiate one row, with a scale for each sum."""
+    """The slots of `row.jinja`: functions that sum, evaluate and differentiate one row, with scales for the sums."""
     from ..rescale import rescale
 
     rescaled = rescale(kernel)
+    kept = {symbol.name: f"row.{symbol.name}" for symbol in (*kernel.constants, kernel.loss, *kernel.weights)}
     scales = {symbol.name: f"scale.{name}" for name, symbol in rescaled.scales.items()}
-    component = CppPrinter({weight.name: f"row.{weight.name}" for weight in kernel.weights} | scales)
-    scalar = CppPrinter(
-        {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
-        | {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
-        | scales
-    )
-    return {
-        **slots(rescaled.kernel, scalar, component),
-        "scales": [
+    sums = {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
+    parameters = {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
+    printed = slots(rescaled.kernel, CppPrinter(sums | parameters | kept | scales), CppPrinter(kept | scales))
+    for stage, of in zip(printed["stages"], rescaled.kernel.stages, strict=True):
+        stage["uses"] = [name for name in ("scale", "parameters") if any(f"{name}." in text for _, text in stage["scalars"])]
+        stage["scalars"] = [(kept.get(name, f"const T {name}"), value) for name, value in stage["scalars"]]
+        stage["scales"] = [
             (r.name, "scale_for_squares" if r.symbol.is_nonnegative else "scale_for")
-            for r in kernel.reductions
+            for r in of.reductions
             if r.name in rescaled.scales
-        ],
-        "folded": [(weight.name, component(factor * weight)) for weight, factor in rescaled.folded.items()],
+        ]
+    return {
+        **printed,
+        "scales": list(rescaled.scales),
+        "folded": [CppPrinter(kept | scales)(factor * symbol) for symbol, factor in rescaled.folded.items()],
     }

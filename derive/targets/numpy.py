@@ -49,7 +49,9 @@ class NumpyTarget(Target):
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         scalar = NumpyPrinter()
-        component = NumpyPrinter({name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")})
+        embeddings = {name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")}
+        of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in (*kernel.constants, *kernel.weights)}
+        component = NumpyPrinter(embeddings | of_row)
         return {
             **slots(kernel, scalar, component),
             "helpers": [name for name in _HELPERS if name in kernel.functions],
@@ -66,7 +68,7 @@ class NumpyTarget(Target):
             runner(load(product)),
             product.settings.dtypes,
             product.settings.values(product.objective),
-            product.derivation.distance.translation_invariant,
+            product.derivation.translation_invariant,
             dims=DIMS if thorough else (),
         )
         return Report(self.name, f"run (NumPy {np.__version__})", checks)

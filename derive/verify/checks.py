@@ -86,6 +86,8 @@ def _checks_of_type(
             ordinary.append(regime)
     if translation_invariant:
         checks.append(_gradients_sum_to_zero(runner, ordinary, dtype))
+    if objective.normalize:
+        checks.append(_gradients_are_orthogonal(objective, runner, ordinary, dtype))
     checks.append(_reductions(runner, ordinary[-1], dtype))
     if shapes:
         checks.append(_order(runner, dtype, {p.name: p.default for p in objective.parameters}, shapes))
@@ -225,6 +227,20 @@ def _gradients_sum_to_zero(runner: Runner, batch: Iterable[Regime], dtype: str) 
         size = np.max(np.abs(gradients), axis=0).astype(np.float64)
         worst = _worst(worst, total, _unit(dtype, size))
     return Check("gradients sum to 0", "ordinary", dtype, worst, BOUND)
+
+
+def _gradients_are_orthogonal(objective: Objective, runner: Runner, batch: Iterable[Regime], dtype: str) -> Check:
+    """No gradient has a part along its embedding, where that is normalized; at the scale of the exact gradients."""
+    worst = 0.0
+    for regime in batch:
+        _, gradients = runner(*regime.embeddings, regime.parameters)
+        for row in range(len(regime.x)):
+            exact = cached_reference(objective, regime, row).gradients
+            for name, embedding, gradient in zip(EMBEDDINGS, regime.embeddings, gradients, strict=True):
+                x, g = (array[row].astype(np.float64) for array in (embedding, gradient))
+                size = np.abs(x) @ np.asarray(exact[name].scale, np.float64)
+                worst = _worst(worst, np.abs(x @ g), _unit(dtype, size))
+    return Check("gradients orthogonal", "ordinary", dtype, worst, BOUND)
 
 
 def _unit(dtype: str, size: Any) -> Any:

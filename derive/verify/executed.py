@@ -90,7 +90,7 @@ def _against_reference(product: Product, runner: KernelRunner, depth: Depth, at_
         runner,
         [runner.dtype],
         product.settings.values(product.objective),
-        product.derivation.distance.translation_invariant,
+        product.derivation.translation_invariant,
         dims=lengths(runner.dtype, depth),
         shapes=_SHAPES if depth is Depth.EVERY else (),
         full_range=rescale(product.kernel).full_range,
@@ -140,7 +140,7 @@ class KernelRunner:
         self.stem, self.dtype, self.module, self.new_device = product.objective.stem, dtype, module, new_device
         self.scalar = FLOAT_TYPES[dtype]
         self.names = [parameter.name for parameter in product.objective.parameters]
-        self.weights = len(product.kernel.weights)
+        self.weights = len(product.kernel.saved)
 
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"

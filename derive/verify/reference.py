@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import mpmath
 
 from ..catalogue import Objective
-from ..highprecision import distance_value, loss_value
+from ..highprecision import distance_between, distance_value, loss_value, unit
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
@@ -54,14 +55,14 @@ def reference(
     anchor, positive, negative = ([mpmath.mpf(float(c)) for c in embedding] for embedding in (x, x_pos, x_neg))
 
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
-        return distance_value(objective.distance, a, b, parameters)
+        return distance_between(objective, a, b, parameters)
 
     def loss(d_pos: Any, d_neg: Any) -> Any:
         return loss_value(objective.loss, d_pos, d_neg, parameters)
 
     toward = {
-        "pos": _distance_gradients(distance, anchor, positive),
-        "neg": _distance_gradients(distance, anchor, negative),
+        "pos": _distance_gradients(objective, parameters, anchor, positive),
+        "neg": _distance_gradients(objective, parameters, anchor, negative),
     }
     with mpmath.workdps(80):
         d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
@@ -69,31 +70,115 @@ def reference(
     slopes = _loss_slopes(loss, d_pos, d_neg, _STEP * min([mpmath.mpf(1), *steepness]))
     with mpmath.workdps(50):
         slope = {"pos": slopes.pos, "neg": slopes.neg}
+        moved_pos, moved_neg = d_pos + toward["pos"].moved, d_neg + toward["neg"].moved
         swing = {  # how much a slope moves when the distances move by their own size
-            "pos": abs(slopes.pos) + d_pos * abs(slopes.pos_pos) + d_neg * abs(slopes.pos_neg),
-            "neg": abs(slopes.neg) + d_pos * abs(slopes.pos_neg) + d_neg * abs(slopes.neg_neg),
+            "pos": abs(slopes.pos) + moved_pos * abs(slopes.pos_pos) + moved_neg * abs(slopes.pos_neg),
+            "neg": abs(slopes.neg) + moved_pos * abs(slopes.pos_neg) + moved_neg * abs(slopes.neg_neg),
         }
-        of_x = list(zip(toward["pos"][0], toward["neg"][0], strict=True))
+
+        def part(side: str, which: int) -> Exact:
+            exact = toward[side].gradients[which]
+            return Exact(
+                [slope[side] * component for component in exact.value],
+                [
+                    swing[side] * abs(component) + abs(slope[side]) * more
+                    for component, more in zip(exact.value, exact.scale, strict=True)
+                ],
+            )
+
+        of_x = part("pos", 0), part("neg", 0)
         gradients = {
             "x": Exact(
-                [slope["pos"] * a + slope["neg"] * b for a, b in of_x],
-                [swing["pos"] * abs(a) + swing["neg"] * abs(b) for a, b in of_x],
-            )
+                [a + b for a, b in zip(of_x[0].value, of_x[1].value, strict=True)],
+                [a + b for a, b in zip(of_x[0].scale, of_x[1].scale, strict=True)],
+            ),
+            "x_pos": part("pos", 1),
+            "x_neg": part("neg", 1),
         }
-        for side in ("pos", "neg"):
-            components = toward[side][1]
-            gradients[f"x_{side}"] = Exact(
-                [slope[side] * component for component in components],
-                [swing[side] * abs(component) for component in components],
-            )
-        scale = abs(slopes.value) + d_pos * abs(slopes.pos) + d_neg * abs(slopes.neg)
+        scale = abs(slopes.value) + moved_pos * abs(slopes.pos) + moved_neg * abs(slopes.neg)
         return Reference(Exact([slopes.value], [scale]), gradients)
 
 
+@dataclass(frozen=True)
+class _Toward:
+    """The gradients of a distance in its two arguments, and how they move where those are not known exactly.
+
+    gradients: with the scale that is added to the components' own sizes.
+    moved: by how much the distance moves when the components of its arguments move by their own size.
+    """
+
+    gradients: tuple[Exact, Exact]
+    moved: Any
+
+
 def _distance_gradients(
-    distance: Callable[[Sequence[Any], Sequence[Any]], Any], a: Sequence[Any], b: Sequence[Any]
-) -> tuple[list[Any], list[Any]]:
-    """The gradients of the distance in its first and in its second argument."""
+    objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any]
+) -> _Toward:
+    """The gradients of the distance in its first and in its second argument.
+
+    Differences of embeddings can be computed without rounding; unit vectors cannot, nor can products. So a distance of
+    anything but differences is judged against what it makes of relative errors in the components.
+    """
+
+    def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
+        return distance_between(objective, a, b, parameters)
+
+    values = _differences(distance, a, b)
+    exact = [mpmath.mpf(0)] * len(a)
+    if not objective.normalize:
+        return _Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
+    if not any(a) or not any(b):  # one that has no direction has no gradient
+        values = tuple([component * any(of) for component in value] for value, of in zip(values, (a, b), strict=True))
+    with mpmath.workdps(80):
+        units = unit(a), unit(b)
+
+    def of_units(first: Sequence[Any], second: Sequence[Any]) -> Any:
+        return distance_value(objective.distance, first, second, parameters)
+
+    inner, scales = _scales(of_units, *units, together=a == b)
+    with mpmath.workdps(50):
+        moved = mpmath.fsum(abs(g * u) for g, u in zip(chain(*inner), chain(*units), strict=True))
+        raw = []
+        for scale, of, value in zip(scales, units, (a, b), strict=True):
+            along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
+            norm = mpmath.sqrt(mpmath.fsum(c**2 for c in value)) or mpmath.mpf(1)
+            raw.append([(s + along * abs(u)) / norm for s, u in zip(scale, of, strict=True)])
+    return _Toward((Exact(values[0], raw[0]), Exact(values[1], raw[1])), moved)
+
+
+def _scales(
+    distance: _Distance, a: Sequence[Any], b: Sequence[Any], together: bool
+) -> tuple[tuple[list[Any], list[Any]], tuple[list[Any], list[Any]]]:
+    """The gradients, and the sizes of their components with what relative errors of all components make of them.
+
+    together: whatever rounding does to the one argument it does to the other.
+    """
+    here = _differences(distance, a, b)
+    scales = tuple([abs(g) for g in gradient] for gradient in here)
+    with mpmath.workdps(50):
+        shift = mpmath.mpf(10) ** -12
+    both = [(a, b)] if together else [(a, None), (None, b)]
+    for first, second in both:
+        for k in range(len(a)):
+            amount = shift * abs((first or second)[k])
+            if not amount:
+                continue
+            moved = _differences(distance, _moved(a, k, amount, first), _moved(b, k, amount, second))
+            for scale, after, before in zip(scales, moved, here, strict=True):
+                for at, (late, early) in enumerate(zip(after, before, strict=True)):
+                    scale[at] += abs(late - early) / shift
+    return here, scales
+
+
+def _moved(vector: Sequence[Any], k: int, amount: Any, which: Sequence[Any] | None) -> Sequence[Any]:
+    return vector if which is None else _shifted(vector, k, amount)
+
+
+_Distance = Callable[[Sequence[Any], Sequence[Any]], Any]
+
+
+def _differences(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The gradients of the distance in its first and in its second argument, by central differences."""
     sizes = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v] or [mpmath.mpf(1)]
     h = _STEP * min(sizes)
     # twice the digits of the step: a distance that is smooth at 0 changes by its square

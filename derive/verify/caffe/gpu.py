@@ -72,7 +72,7 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
         KernelRunner(product, outcome),
         product.settings.dtypes,
         product.settings.values(product.objective),
-        product.derivation.distance.translation_invariant,
+        product.derivation.translation_invariant,
         dims=_DIMS if thorough else _DIMS[-1:],
         shapes=_SHAPES if thorough else (),
         at_once=True,
@@ -88,7 +88,7 @@ class KernelRunner:
     def __init__(self, product: Product, text: str) -> None:
         self.module = ptx.load(text, _names(text))
         self.parameters = [parameter.name for parameter in product.objective.parameters]
-        self.weights = len(product.kernel.weights)
+        self.weights = len(product.kernel.saved)
 
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"

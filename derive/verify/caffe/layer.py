@@ -58,7 +58,7 @@ def verify_layer(product: Product, thorough: bool) -> Report:
             LayerRunner(caffe, library, layer_type(product.objective)),
             product.settings.dtypes,
             product.settings.values(product.objective),
-            product.derivation.distance.translation_invariant,
+            product.derivation.translation_invariant,
             dims=DIMS if thorough else (),
         )
         device = gpu.verified(product, on_gpu.result(), thorough)

@@ -1,0 +1,108 @@
+"""Normalized embeddings: the gradient taken through x / |x|, for any loss and distance.
+
+The theorem on a loss holds for all vectors, unit vectors among them. What is added here is how a unit vector moves with
+the vector that it is made from, and what that makes of the gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from . import symbols
+from .lemmas import LossDerivation
+from .steps import Chain, Lemma, Setting, Step
+from .symbols import AT_UNITS, EMBEDDINGS, NORMS, UNITS, i, j, k, l, n
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """The gradients in the raw embeddings.
+
+    unit: the derivative of a component of x/|x| in a component of x.
+    gradients: a lemma for each of x, x_pos, x_neg; its result is the k-th component of the gradient.
+    invariants: that no gradient has a part along its embedding.
+    """
+
+    unit: Lemma
+    gradients: Mapping[str, Lemma]
+    invariants: tuple[Step, ...]
+    setting: Setting = field(repr=False)
+
+    @property
+    def lemmas(self) -> tuple[Lemma, ...]:
+        return (self.unit, *self.gradients.values())
+
+
+def through_units(
+    loss: LossDerivation,
+    distances: Mapping[sp.Symbol, sp.Expr],
+    gradients: Mapping[str, Lemma],
+    parameters: tuple[sp.Symbol, ...],
+) -> Normalization:
+    """What the gradients of a loss in the vectors of its distances become in vectors that are normalized first.
+
+    distances: what d_pos and d_neg are of the vectors. Raises `StepError` if a step on the way is not an equality.
+    """
+    abbreviations = {
+        **{NORMS[e]: sp.sqrt(sp.Sum(vector[j] ** 2, (j, 1, n))) for e, vector in EMBEDDINGS.items()},
+        **{UNITS[e][k]: vector[k] / NORMS[e] for e, vector in EMBEDDINGS.items()},
+        **{which: at_units(distance) for which, distance in distances.items()},
+        **loss.abbreviations,
+        **{AT_UNITS[e][k]: at_units(lemma.result) for e, lemma in gradients.items()},
+    }
+    setting = Setting(tuple(EMBEDDINGS), parameters, abbreviations, dimensions=(2, 3))  # of 1, unit vectors coincide
+    unit = _unit(setting)
+    found = {e: _gradient(e, loss, setting) for e in EMBEDDINGS}
+    reason = "moving an embedding along itself does not change its unit vector"
+    along = tuple(
+        Step(
+            f"the gradient in {e} is orthogonal to {e}",
+            sp.Sum(lemma.result.xreplace({k: l}) * EMBEDDINGS[e][l], (l, 1, n)),
+            sp.S.Zero,
+            reason,
+            setting,
+        )
+        for e, lemma in found.items()
+    )
+    return Normalization(unit, found, along, setting)
+
+
+def at_units(expr: sp.Expr) -> sp.Expr:
+    """`expr`, on any vectors x, x_pos and x_neg, said of the unit vectors."""
+    return expr.xreplace({vector: UNITS[e] for e, vector in EMBEDDINGS.items()})
+
+
+def _unit(setting: Setting) -> Lemma:
+    x, unit, norm = symbols.x, UNITS["x"], NORMS["x"]
+    chain = Chain("derivative of a unit vector", sp.Derivative(x[l] / setting.abbreviations[norm], x[k]), setting)
+    by_parts = sp.KroneckerDelta(k, l) / norm - x[l] * x[k] / norm**3
+    chain.then("quotient rule", by_parts, "the derivative of the norm is x[k] over it")
+    chain.then("collect", _jacobian("x", l), "a component over the norm is one of the unit vector")
+    return chain.qed()
+
+
+def _jacobian(e: str, component: sp.Symbol) -> sp.Expr:
+    """The derivative of one component of the unit vector in the k-th of the embedding."""
+    return (sp.KroneckerDelta(k, component) - UNITS[e][component] * UNITS[e][k]) / NORMS[e]
+
+
+def _gradient(e: str, loss: LossDerivation, setting: Setting) -> Lemma:
+    vector, unit, norm, inner = EMBEDDINGS[e], UNITS[e], NORMS[e], AT_UNITS[e]
+    written_out = Setting(abbreviations=loss.abbreviations).spell_out(loss.value.result)
+    subject = sp.Derivative(written_out, vector[k])
+    chain = Chain(f"gradient of L in {e}, through its unit vector", subject, setting)
+    chain.then(
+        "chain rule",
+        sp.Sum(inner[i] * _jacobian(e, i), (i, 1, n)),
+        "the loss depends on the embedding through its unit vector only",
+        numeric=True,
+    )
+    along = sp.Sum(inner[i] * unit[i], (i, 1, n))
+    chain.then(
+        "Kronecker delta",
+        (inner[k] - unit[k] * along) / norm,
+        "a single term is left of the one sum, the other is the part along the unit vector",
+    )
+    return chain.qed()
