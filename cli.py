@@ -59,6 +59,7 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.option("--norm", "norms", multiple=True, metavar="N", help="Distance, or 'all'. [default: l2]")
 @click.option("--loss", "losses", multiple=True, metavar="L", help="Loss, or 'all'. [default: softmax-mse]")
+@click.option("--normalize", is_flag=True, help="Divide the embeddings by their Euclidean norms first.")
 @click.option("--target", "targets", multiple=True, metavar="T", help="What to generate, or 'all'. [default: numpy]")
 @click.option(
     "-o",
@@ -83,6 +84,7 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
 def main(
     norms: tuple[str, ...],
     losses: tuple[str, ...],
+    normalize: bool,
     targets: tuple[str, ...],
     output: str,
     dtypes: tuple[str, ...],
@@ -105,11 +107,12 @@ def main(
         elif check:
             if output == "-":
                 raise UsageError("--check compares files; give their folder with -o DIR")
-            _check(Path(output), names if norms or losses or targets else None, dtypes, parameters, as_json)
+            chosen = names if norms or losses or targets else None
+            _check(Path(output), chosen, dtypes, parameters, normalize, as_json)
         else:
             from .derive.api import requests_for
 
-            _generate(requests_for(*names, dtypes, parameters), output, verify, force, as_json)
+            _generate(requests_for(*names, dtypes, parameters, normalize), output, verify, force, as_json)
     except BrokenPipeError:  # the reader has gone, and click ends quietly
         raise
     except (DeriveTripletError, OSError) as error:
@@ -131,7 +134,7 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
     outcomes: list[dict[str, Any]] = []
     described, lacking = set(), list[str]()
     for number, request in enumerate(requests, start=1):
-        about = f"{request.loss} on {request.norm}, {request.target} ({number} of {len(requests)})"
+        about = f"{request.objective.title}, {request.target} ({number} of {len(requests)})"
         _status(f"deriving {about}")
         product = product_of(request)
         _status()
@@ -161,14 +164,11 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
 
 def _refuse_early(requests: Sequence[Request], output: str, force: bool) -> None:
     """Raise `UsageError` for what could not be written, or not be printed, before anything is derived."""
-    from .derive.api import objective
     from .derive.regenerate import refuse_foreign
     from .derive.targets.registry import targets_for
 
     known = targets_for(*(request.target for request in requests))
-    paths = [
-        path for request in requests for path in known[request.target].paths(objective(request.norm, request.loss))
-    ]
+    paths = [path for request in requests for path in known[request.target].paths(request.objective)]
     if output == "-":
         binary = [path for path in paths if path.endswith(".pdf")]
         if binary:
@@ -201,6 +201,7 @@ def _outcome(product: Product, report: Report | None, status: Mapping[str, str],
     return {
         "norm": product.objective.distance.name,
         "loss": product.objective.loss.name,
+        "normalize": product.objective.normalize,
         "target": product.target,
         "command": product.command,
         "formulas": dict(formulas(product.derivation)),
@@ -243,18 +244,19 @@ def _check(
     names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None,
     dtypes: tuple[str, ...],
     parameters: Mapping[str, float],
+    normalize: bool,
     as_json: bool,
 ) -> None:
     from .derive import regenerate
     from .derive.api import product_of, requests_for
 
-    if names is None and (dtypes or parameters):
+    if names is None and (dtypes or parameters or normalize):
         raise UsageError("--check without --norm, --loss or --target takes all options from the manifest")
     everything = (("all",), ("all",), ("all",))
     recorded = regenerate.read_manifest(root) if names is None else None
     if names is None and recorded is None and not as_json:
         click.echo(f"{root} has no manifest; it is compared with all that the tool makes")
-    requests = requests_for(*(names or everything), dtypes, parameters) if recorded is None else recorded
+    requests = requests_for(*(names or everything), dtypes, parameters, normalize) if recorded is None else recorded
     complete = names in (None, everything)
     drift = regenerate.check((product_of(request) for request in requests), root, complete)
     if as_json:

@@ -32,26 +32,33 @@ def lookup(entries: Mapping[str, Named], name: str, kind: str) -> Named:
     raise UsageError(f"no {kind} is called {name!r}; {hint}")
 
 
-def objective(norm: str = "l2", loss: str = "softmax-mse") -> Objective:
+def objective(norm: str = "l2", loss: str = "softmax-mse", normalize: bool = False) -> Objective:
     """The objective of two names from the catalogue. Raises `UsageError` for an unknown one."""
-    return Objective(lookup(DISTANCES, norm, "norm"), lookup(LOSSES, loss, "loss"))
+    return Objective(lookup(DISTANCES, norm, "norm"), lookup(LOSSES, loss, "loss"), normalize)
 
 
 _lowered = cache(lower)
 
 
-def differentiate(norm: str | Objective = "l2", loss: str | None = None) -> Derivation:
+def differentiate(
+    norm: str | Objective = "l2", loss: str | None = None, *, normalize: bool | None = None
+) -> Derivation:
     """The checked derivation of a loss, by default softmax-mse, on a distance; or of an `Objective` of your own.
 
     >>> differentiate("l2", "hinge").loss.value.result
     positive_part(z)
 
+    normalize: the embeddings are divided by their Euclidean norms first.
     Raises `UsageError` for an unknown name or a loss beside an objective, and `StepError` if a step of the
     derivation is not an equality.
     """
-    if isinstance(norm, Objective) and loss is not None:
+    if not isinstance(norm, Objective):
+        return _differentiate(objective(norm, loss or "softmax-mse", bool(normalize)))
+    if loss is not None:
         raise UsageError(f"an objective has its loss, {norm.loss.name!r}; give no other beside it")
-    return _differentiate(norm if isinstance(norm, Objective) else objective(norm, loss or "softmax-mse"))
+    if normalize is not None:
+        raise UsageError("an objective says itself whether it normalizes; give it normalize=...")
+    return _differentiate(norm)
 
 
 def generate(
@@ -72,7 +79,7 @@ def generate(
     of = derivation.objective
     known = {parameter.name: parameter for parameter in of.parameters}
     for name in parameters or {}:
-        lookup(known, name, f"parameter of {of.loss.name} on {of.distance.name}")
+        lookup(known, name, f"parameter of {of.title}")
     maker = lookup(targets_for(target), target, "target")
     chosen = _dtypes((dtypes,) if isinstance(dtypes, str) else dtypes, maker)
     settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()}, engine)
@@ -108,6 +115,11 @@ class Request:
     loss: str
     target: str
     settings: Settings = field(default_factory=Settings)
+    normalize: bool = False
+
+    @property
+    def objective(self) -> Objective:
+        return objective(self.norm, self.loss, self.normalize)
 
 
 def requests_for(
@@ -116,6 +128,7 @@ def requests_for(
     target_names: Sequence[str],
     dtypes: Sequence[str] = (),
     parameters: Mapping[str, float] | None = None,
+    normalize: bool = False,
 ) -> list[Request]:
     """Every combination of the names, 'all' being one of each, but for targets that have to be named.
 
@@ -133,7 +146,7 @@ def requests_for(
                 own = {p.name: p for p in objective(norm, loss).parameters}
                 mine = {name: own[name].check(value) for name, value in (parameters or {}).items() if name in own}
                 used |= set(mine)
-                requests.append(Request(norm, loss, target, Settings(chosen_dtypes, mine)))
+                requests.append(Request(norm, loss, target, Settings(chosen_dtypes, mine), normalize))
     for name in parameters or {}:
         if name not in used:
             raise UsageError(f"no chosen loss has a {name}; --list shows which have")
@@ -142,9 +155,9 @@ def requests_for(
 
 def product_of(request: Request) -> Product:
     """What was requested, derived and generated. Raises as `differentiate` and `generate` do."""
-    derivation, settings = differentiate(request.norm, request.loss), request.settings
+    settings = request.settings
     return generate(
-        derivation,
+        differentiate(request.objective),
         request.target,
         dtypes=settings.dtypes,
         parameters=settings.parameters,

@@ -131,8 +131,8 @@ class Objective:
 
     @property
     def title(self) -> str:
-        """What to call it in a sentence, such as ``softmax-mse on l2``."""
-        return f"{self.loss.name} on {self.distance.name}{' of normalized embeddings' * self.normalize}"
+        """What to call it in a list, such as ``softmax-mse on l2``."""
+        return f"{self.loss.name} on {self.distance.name}{', normalized' * self.normalize}"
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -16,6 +16,7 @@ from .lemmas import LossDerivation
 from .steps import Chain, Lemma, Setting, Step
 from .symbols import AT_UNITS, EMBEDDINGS, NORMS, UNITS, i, j, k, l, n
 
+
 @dataclass(frozen=True, eq=False)
 class Normalization:
     """The gradients in the raw embeddings.
@@ -75,7 +76,7 @@ def at_units(expr: sp.Expr) -> sp.Expr:
 
 
 def _unit(setting: Setting) -> Lemma:
-    x, unit, norm = symbols.x, UNITS["x"], NORMS["x"]
+    x, norm = symbols.x, NORMS["x"]
     chain = Chain("derivative of a unit vector", sp.Derivative(x[l] / setting.abbreviations[norm], x[k]), setting)
     by_parts = sp.KroneckerDelta(k, l) / norm - x[l] * x[k] / norm**3
     chain.then("quotient rule", by_parts, "the derivative of the norm is x[k] over it")

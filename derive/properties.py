@@ -129,7 +129,11 @@ def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
         ):
             convex = _is_convex(along)
             if convex is not None:
-                yield Kink(re.sub(r"\by(?![a-zA-Z])", side, singularity.where), singularity.why, convex)
+                names = {"y": side, "x": "x"}
+                if objective.normalize:
+                    names = {name: f"unit_{embedding}" for name, embedding in names.items()}
+                where = re.sub(r"\b[xy]\b", lambda word, names=names: names[word[0]], singularity.where)
+                yield Kink(where, singularity.why, convex)
 
 
 def _jump_at_zero(objective: Objective) -> Kink:

@@ -75,7 +75,8 @@ def _request(entry: Mapping[str, Any], root: Path) -> Request:
         if not entry["dtypes"] or not all(isinstance(name, str) for name in (norm, loss, target)):
             raise TypeError("norm, loss and target are not names, or dtypes is empty")
         parameters = {str(name): float(value) for name, value in entry["parameters"].items()}
-        (request,) = requests_for([norm], [loss], [target], entry["dtypes"], parameters)
+        normalize = entry.get("normalize", False) is True
+        (request,) = requests_for([norm], [loss], [target], entry["dtypes"], parameters, normalize)
         return replace(request, settings=replace(request.settings, engine=str(entry.get("engine", ""))))
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise DeriveTripletError(
@@ -88,6 +89,7 @@ def _entry(product: Product) -> dict[str, Any]:
     return {
         "norm": product.objective.distance.name,
         "loss": product.objective.loss.name,
+        **({"normalize": True} if product.objective.normalize else {}),
         "target": product.target,
         "dtypes": list(product.settings.dtypes),
         "parameters": dict(sorted(product.settings.parameters.items())),
@@ -96,8 +98,8 @@ def _entry(product: Product) -> dict[str, Any]:
     }
 
 
-def _key(entry: Mapping[str, Any]) -> tuple[str, str, str]:
-    return str(entry.get("target")), str(entry.get("loss")), str(entry.get("norm"))
+def _key(entry: Mapping[str, Any]) -> tuple[str, str, str, bool]:
+    return str(entry.get("target")), str(entry.get("loss")), str(entry.get("norm")), entry.get("normalize") is True
 
 
 def _manifest_text(entries: Iterable[Mapping[str, Any]]) -> str:

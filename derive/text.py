@@ -11,21 +11,30 @@ if TYPE_CHECKING:
     from .differentiate import Derivation
 
 
-to_text = TextPrinter()
+to_text = TextPrinter({f"norm_{name}": f"|{name}|" for name in ("x", "x_pos", "x_neg")})
 """`to_text(expr)` is `expr` on one line."""
 
 
 def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     """Name and value of everything that the gradients are written in, then of the gradients."""
+    from .normalization import at_units
+
     distance, loss = derivation.distance, derivation.loss
     results = [loss.value.result, *(lemma.result for lemma in loss.slopes.values())]
     names = loss.used
     nodes = set().union(*(expr.atoms(Node) for expr in (*results, *names.values())))
-    rows = [("d(x, y)", to_text(distance.value)), ("d_pos, d_neg", "d(x, x_pos), d(x, x_neg)")]
+    rows = [("d(x, y)", to_text(distance.value))]
+    of = {name: name for name in derivation.gradients}
+    if normalization := derivation.normalization:
+        of = {name: f"unit_{name}" for name in of}
+        rows.append((", ".join(of.values()), ", ".join(f"{name}/|{name}|" for name in of)))
+    rows.append(("d_pos, d_neg", f"d({of['x']}, {of['x_pos']}), d({of['x']}, {of['x_neg']})"))
     rows += sorted({(f"{type(node).__name__}(t)", type(node).spelled_out) for node in nodes})
     rows += [(symbol.name, to_text(meaning)) for symbol, meaning in names.items()]
     rows.append(("L", to_text(loss.value.result)))
-    rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.gradients.items()]
+    if normalization:
+        rows += [(f"g_{name}[k]", to_text(at_units(lemma.result))) for name, lemma in derivation.gradients.items()]
+    rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.outcome.gradients.items()]
     return rows
 
 
@@ -38,7 +47,7 @@ def table(rows: list[tuple[str, str]], separator: str = " = ") -> list[str]:
 def describe(derivation: Derivation) -> str:
     """What was derived, for people."""
     objective = derivation.objective
-    lines = [f"{objective.loss.name} on {objective.distance.name}: {len(derivation.steps)} checked steps", ""]
+    lines = [f"{objective.title}: {len(derivation.steps)} checked steps", ""]
     lines += table(formulas(derivation))
     if derivation.kinks:
         lines += ["", "not differentiable, and the derivative taken as 0, at"]

@@ -208,6 +208,8 @@ class Target(ABC):
             "fingerprint": self._fingerprint(kernel, settings),
             "objective": objective,
             "stem": objective.stem,
+            "about": f"{objective.loss.name} on the distance {objective.distance.name}"
+            + " of L2-normalized embeddings" * objective.normalize,
             "kernel": kernel,
             "dtypes": settings.dtypes,
             "parameters": [(parameter, defaults[parameter.name]) for parameter in objective.parameters],

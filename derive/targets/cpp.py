@@ -35,7 +35,9 @@ def row_slots(kernel: RowKernel) -> dict[str, Any]:
     parameters = {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
     printed = slots(rescaled.kernel, CppPrinter(sums | parameters | kept | scales), CppPrinter(kept | scales))
     for stage, of in zip(printed["stages"], rescaled.kernel.stages, strict=True):
-        stage["uses"] = [name for name in ("scale", "parameters") if any(f"{name}." in text for _, text in stage["scalars"])]
+        stage["uses"] = [
+            name for name in ("scale", "parameters") if any(f"{name}." in text for _, text in stage["scalars"])
+        ]
         stage["scalars"] = [(kept.get(name, f"const T {name}"), value) for name, value in stage["scalars"]]
         stage["scales"] = [
             (r.name, "scale_for_squares" if r.symbol.is_nonnegative else "scale_for")
