@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -28,14 +28,20 @@ from derive_triplet.derive.lower import lower
 from derive_triplet.derive.symbols import EMBEDDINGS
 
 RATIO = Loss("ratio", "not a function of the difference", "d_pos / (1 + d_neg)", "made up")
-PAIRS = [*product(DISTANCES, LOSSES), *product(DISTANCES, ["ratio"])]
+NORMALIZED = "normalized "
+PAIRS = [
+    *product(DISTANCES, LOSSES),
+    *product(DISTANCES, ["ratio"]),
+    *((norm, NORMALIZED + loss) for norm, loss in product(DISTANCES, [*LOSSES, "ratio"])),
+]
 pairs = pytest.mark.parametrize(("norm", "loss"), PAIRS)
 TOLERANCE = mpmath.mpf(10) ** -50
 Vector = Sequence[Any]
 
 
 def objective(norm: str, loss: str) -> Objective:
-    return Objective(DISTANCES[norm], RATIO if loss == "ratio" else LOSSES[loss])
+    name = loss.removeprefix(NORMALIZED)
+    return Objective(DISTANCES[norm], RATIO if name == "ratio" else LOSSES[name], loss != name)
 
 
 @cache
@@ -99,7 +105,7 @@ def agree(found: dict[str, list[Any]], expected: dict[str, list[Any]]) -> bool:
 def test_the_kernel_gives_the_differences_of_the_definition_at_50_digits(norm: str, loss: str) -> None:
     of, kernel = objective(norm, loss), lowered(norm, loss)
     with mpmath.workdps(70):
-        for point in points(of, (1, 2, 9), seed=31):
+        for point in points(of, (2, 5) if of.normalize else (1, 2, 9), seed=31):  # of 1, unit vectors coincide
 
             def value(point: Point = point, **vectors: Vector) -> Any:
                 return objective_value(of, **vectors, parameters=parameters_at(point))
@@ -200,26 +206,62 @@ def every_expression(kernel: RowKernel) -> list[sp.Expr]:
 @pairs
 def test_every_name_is_defined_once_before_its_use_and_used(norm: str, loss: str) -> None:
     kernel = lowered(norm, loss)
-    parameters = {symbols.parameter(p) for p in kernel.parameters}
-    elementwise = {X, X_POS, X_NEG, *(a.symbol for a in kernel.components)}
-    for reduction in kernel.reductions:
-        assert reduction.kind == "sum"
-        assert reduction.stage == 1
-        assert reduction.term.free_symbols <= elementwise
-    known = parameters | {reduction.symbol for reduction in kernel.reductions}
-    for assignment in kernel.scalars:
-        assert assignment.value.free_symbols <= known
-        assert assignment.symbol not in known
-        known |= {assignment.symbol}
+    embeddings = {X, X_POS, X_NEG}
+    components = {a.symbol for a in kernel.components}
+    known = {symbols.parameter(p) for p in kernel.parameters}
+
+    def is_known(expr: sp.Expr) -> bool:
+        inside = (expr, *(a.value for a in kernel.components_in(expr)))
+        return sp.Tuple(*inside).free_symbols <= known | embeddings | components
+
+    for stage in kernel.stages:
+        for reduction in stage.reductions:
+            assert reduction.kind == "sum"
+            assert is_known(reduction.term)
+        assert not {reduction.symbol for reduction in stage.reductions} & known
+        known |= {reduction.symbol for reduction in stage.reductions}
+        for assignment in stage.scalars:
+            assert assignment.value.free_symbols <= known
+            assert assignment.symbol not in known
+            known |= {assignment.symbol}
     assert {kernel.loss, *kernel.weights} <= known
     for gradient in kernel.maps:
-        assert gradient.value.free_symbols <= elementwise | set(kernel.weights)
+        assert is_known(gradient.value)
+        assert gradient.value.free_symbols & known <= set(kernel.saved)
     used = {kernel.loss}.union(*(expr.free_symbols for expr in every_expression(kernel)))
     assert known <= used
-    assert {a.symbol for a in kernel.components} <= used
-    names = [symbol.name for symbol in known | elementwise]
+    assert components <= used
+    names = [symbol.name for symbol in known | embeddings | components]
     assert len(set(names)) == len(names), "two symbols of one name would be one variable in generated code"
     assert [gradient.name for gradient in kernel.maps] == [f"grad_{name}" for name in EMBEDDINGS]
+
+
+@pytest.mark.parametrize("norm", DISTANCES)
+def test_stages_of_a_normalized_kernel(norm: str) -> None:
+    """Norms first; what is saved for the gradients are their inverses and the weights."""
+    raw, kernel = lowered(norm, "hinge"), lowered(norm, NORMALIZED + "hinge")
+    assert (len(raw.stages), raw.constants, raw.saved) == (1, (), raw.weights)
+    first, second = kernel.stages
+    assert [r.name for r in first.reductions] == ["square_x", "square_x_pos", "square_x_neg"]
+    assert [r.name for r in second.reductions[: len(raw.reductions)]] == [r.name for r in raw.reductions]
+    assert [c.name for c in kernel.constants] == ["inverse_x", "inverse_x_pos", "inverse_x_neg"]
+    assert kernel.saved == (*kernel.constants, *kernel.weights)
+    assert [w.name for w in kernel.weights[len(raw.weights) :]] == ["along_x", "along_x_pos", "along_x_neg"]
+
+
+@pytest.mark.parametrize("norm", DISTANCES)
+@pytest.mark.parametrize("zero", EMBEDDINGS)
+def test_a_zero_vector_is_its_own_unit_vector_and_has_no_gradient(norm: str, zero: str) -> None:
+    of, kernel = objective(norm, NORMALIZED + "softmax-mse"), lowered(norm, NORMALIZED + "softmax-mse")
+    with mpmath.workdps(70):
+        (point,) = points(of, (3,), seed=34)
+        vectors = {name: [mpmath.mpf(0)] * 3 if name == zero else list(point.vectors[name]) for name in EMBEDDINGS}
+        found, gradients = run(kernel, replace(point, vectors=vectors))
+        value = partial(objective_value, of, parameters=parameters_at(point))
+        assert mpmath.almosteq(found, value(**vectors), TOLERANCE)
+        moving = {name: vector for name, vector in vectors.items() if name != zero}
+        wanted = differences(lambda **moved: value(**{zero: vectors[zero]}, **moved), moving)
+        assert agree(gradients, {**wanted, zero: [0, 0, 0]})
 
 
 @pairs

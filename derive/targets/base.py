@@ -234,14 +234,17 @@ class Target(ABC):
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def slots(kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter) -> dict[str, Any]:
+def slots(
+    kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter, mapped: InfixPrinter | None = None
+) -> dict[str, Any]:
     """The slots of a template that executes a kernel, printed: the stages, and what is mapped.
 
     Of each stage the components that are reduced, the reductions, and the scalars.
     scalar: prints what is the same for all components of a row. component: prints what is not.
+    mapped: the same for what is mapped, where that is written in another way than what is reduced.
     """
     _refuse_what_no_template_has(kernel)
-    constants = {symbol.name for symbol in kernel.constants}
+    mapped = mapped or component
     return {
         "stages": [
             {
@@ -249,15 +252,14 @@ def slots(kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter) -> d
                 "components": component.assignments(kernel.components_in(*(r.term for r in stage.reductions))),
                 "reductions": [(r.name, component.reduction(r.term)) for r in stage.reductions],
                 "scalars": scalar.assignments(stage.scalars),
-                "constants": [a.name for a in stage.scalars if a.name in constants],
             }
             for number, stage in enumerate(kernel.stages, start=1)
         ],
         "constants": [symbol.name for symbol in kernel.constants],
         "weights": [weight.name for weight in kernel.weights],
         "saved": [symbol.name for symbol in kernel.saved],
-        "map_components": component.assignments(kernel.components_in(*(gradient.value for gradient in kernel.maps))),
-        "maps": component.assignments(kernel.maps),
+        "map_components": mapped.assignments(kernel.components_in(*(gradient.value for gradient in kernel.maps))),
+        "maps": mapped.assignments(kernel.maps),
     }
 
 

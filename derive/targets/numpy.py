@@ -50,10 +50,9 @@ class NumpyTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         scalar = NumpyPrinter()
         embeddings = {name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")}
-        of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in (*kernel.constants, *kernel.weights)}
-        component = NumpyPrinter(embeddings | of_row)
+        of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in kernel.constants}
         return {
-            **slots(kernel, scalar, component),
+            **slots(kernel, scalar, NumpyPrinter(embeddings | of_row), NumpyPrinter(embeddings)),
             "helpers": [name for name in _HELPERS if name in kernel.functions],
         }
 

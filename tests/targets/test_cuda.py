@@ -173,14 +173,14 @@ ON_THE_CPU = """
 extern "C" void {stem}_{type}(const {type}* x, const {type}* x_pos, const {type}* x_neg, int dim,
                               {type} parameter, {type}* loss, {type}* a, {type}* b, {type}* c) {{
     using namespace {stem};
-    Sums<{type}> sums{{}};
-    for (int k = 0; k < dim; ++k) accumulate(sums, unscaled<{type}>(), x[k], x_pos[k], x_neg[k]);
-    const Scales<{type}> scale = scales_for(sums);
-    if (!is_unscaled(scale)) {{
+    Row<{type}> row{{}};
+    Scales<{type}> scale = unscaled<{type}>();
+    Sums<{type}> sums;
+    do {{
         sums = {{}};
-        for (int k = 0; k < dim; ++k) accumulate(sums, scale, x[k], x_pos[k], x_neg[k]);
-    }}
-    const Row<{type}> row = evaluate(sums, scale, Parameters<{type}>{{parameter}});
+        for (int k = 0; k < dim; ++k) accumulate(sums, row, scale, x[k], x_pos[k], x_neg[k]);
+    }} while (leave_the_range(sums, scale));
+    evaluate(sums, scale, Parameters<{type}>{{parameter}}, row);
     *loss = row.loss;
     for (int k = 0; k < dim; ++k) gradient(row, scale, x[k], x_pos[k], x_neg[k], a[k], b[k], c[k]);
 }}

@@ -411,8 +411,8 @@ def test_nothing_warns_or_raises_for_extreme_inputs(
 
 def test_the_text_is_formatted_and_compiles_without_warnings(tmp_path: Path) -> None:
     variants: list[dict[str, Any]] = [{}, {"dtypes": ["float32"]}, {"dtypes": ["float64"]}]
-    for norm, loss in OBJECTIVES:
-        derivation = differentiate(norm, loss)
+    for (norm, loss), normalize in itertools.product(OBJECTIVES, (False, True)):
+        derivation = differentiate(norm, loss, normalize=normalize)
         long_default = {p.name: 1.2345678901234567e-05 for p in derivation.objective.parameters}
         for at, variant in enumerate([*variants, {"parameters": long_default}]):
             product = generate(derivation, "numpy", **variant)
@@ -468,8 +468,8 @@ ERRORS: list[tuple[Callable[..., None], str, str]] = [
     (_shared_out, "if any(np.shares", "if not any(np.shares"),
     (_layout, "block = x[rows],", 'block = x.ravel(order="K").reshape(x.shape)[rows],'),
     (test_inputs_are_not_modified, "loss = np.empty(len(x))", "loss = np.empty(len(x)); x *= 2"),
-    (_not_finite, "*_row_sums(*block)", "*map(np.nan_to_num, _row_sums(*block))"),
-    (_not_finite, "*_row_sums(*block)", "*(total + 0 * total.sum() for total in _row_sums(*block))"),
+    (_not_finite, "_row(*block, *parameters)", "map(np.nan_to_num, _row(*block, *parameters))"),
+    (_not_finite, "_row(*block, *parameters)", "(every + 0 * every.sum() for every in _row(*block, *parameters))"),
     (_extreme, '@np.errstate(all="ignore")', ""),
 ]
 

@@ -98,7 +98,11 @@ PLANTS = [
     Plant("wrong index written", r"grad_x_neg\[:, k\] =", "grad_x_neg[:, 0] ="),
     Plant("wrong embedding", r"v = x\[:, k\] - x_neg\[:, k\]", "v = x[:, k] - x_pos[:, k]"),
     Plant("output not written", r"( +)grad_x_pos\[:, k\] = .*", r"\1pass"),
-    Plant("value takes positive for negative", r"sums = .*", "sums = _row_sums(x[rows], x_neg[rows], x_pos[rows])"),
+    Plant(
+        "value takes positive for negative",
+        r"_row\(x\[rows\], x_pos\[rows\], x_neg",
+        "_row(x[rows], x_neg[rows], x_pos",
+    ),
     # blocks of rows and pieces of columns
     Plant("last row of a block left out", r"slice\(at, at \+ rows\)", "slice(at, at + rows - 1)"),
     Plant("rows beyond a block taken for its own", r"gradient\[rows\] for", "gradient[:rows.stop - rows.start] for"),
@@ -144,7 +148,7 @@ def test_every_distance_and_loss_has_plants_of_its_own() -> None:
         ("{{ name }}[:, k] =", "{{ name }}[:, 0] ="),
         ("{{ name }}[:, k] = {{ printed }}", "{{ name }}[:, k] = {{ printed.replace('weight_neg', 'weight_pos') }}"),
         ("{{ name }} += {{ printed }}", "{{ name }} -= {{ printed }}"),
-        ("_row_scalars(*_row_sums(*block)", "_row_scalars(*_row_sums(*block[::-1])"),
+        ("_row(*block, ", "_row(*block[::-1], "),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -146,12 +146,14 @@ def test_an_error_in_the_layer_is_seen(plant: Plant, monkeypatch: pytest.MonkeyP
 
 
 GPU_PLANTS = [
-    Plant("race with the row before", CU, r"__syncthreads\(\);  // .*", "", ".cu runs"),
-    Plant("barrier missing", CU, r"^      __syncthreads\(\);$", "", ".cu runs"),
+    Plant("scales set while they are read", CU, r"__syncthreads\(\);  // .*", "", ".cu runs"),
+    Plant("barrier missing", CU, r"^    __syncthreads\(\);$", "", ".cu runs"),
     Plant("half of the sums left out", CU, r"half = kThreads / 2", "half = kThreads / 4", ".cu loss"),
     Plant("components of other threads left out", CU, r"j \+= kThreads", "j += dim", ".cu loss"),
     Plant("row of the wrong component", CU, r"k / dim \*", "k % dim *", ".cu runs"),
-    Plant("factor ignored", CU, r"weight_count, factor\)", "weight_count, 1.0)", ".cu mean and sum"),
+    Plant(
+        "factor ignored", CU, r"multiply_gradients\(row, factor\)", "multiply_gradients(row, 1.0)", ".cu mean and sum"
+    ),
     Plant("gradient in the wrong place", CU, r"grad_x_neg\[k\] = to_x_neg", "grad_x_neg[k] = to_x_pos", ".cu gradient"),
     Plant("sum of the negatives not added", CU, r"sums->sum_neg \+= others.sum_neg", "sums->sum_neg += 0", ".cu loss"),
     Plant("one component too many", CU, r"j < dim;", "j <= dim;", ".cu runs"),

@@ -219,11 +219,10 @@ def far_rows_are_right(kernels: ptx.Module, cuda: Product) -> None:
 
 # ---------------------------------------------------------------- what rows in the range of the type pay
 
-SECOND_PASS = r"    if \(!is_unscaled\(scale\)\) \{\n(.*\n)+?    \}\n"
-SCALES = r"scale = scales_for\(sums\)"
+SECOND_PASS = r"    if \(leave_the_range\(sums, scale\)\) \{\n(.*\n)+?    \}\n"
 LESS = {  # what is cut out, and how many instructions that saves at most: of a thread, and of each of its components
-    "second pass": ([(SECOND_PASS, "")], 8, 0),
-    "second pass and scales": ([(SECOND_PASS, ""), (SCALES, "scale = unscaled<Real<S>>()")], 24, 2),
+    "second pass": ([(SECOND_PASS, "    leave_the_range(sums, scale);\n")], 8, 0),
+    "second pass and scales": ([(SECOND_PASS, "")], 24, 2),
 }
 
 
