@@ -105,7 +105,8 @@ def shrunk(data: Split) -> Split:
 
     def halved(images: Array) -> Array:
         rows, height, width = images.shape
-        return images.reshape(rows, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+        means: Array = images.reshape(rows, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+        return means
 
     if data.images.shape[1] <= 14:
         return data
