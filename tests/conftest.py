@@ -22,6 +22,7 @@ TOOLS = {
     "latexmk": lambda: find_engine("latexmk") is not None,
     "caffe": lambda: caffe.find() is not None,
     "opencv": lambda: find_spec("cv2") is not None,
+    "mlxtend": lambda: find_spec("mlxtend") is not None,
     "sklearn": lambda: find_spec("sklearn") is not None,
 }
 
