@@ -549,34 +549,37 @@ def plot(results: Results, folder: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "derive-triplet", "font.size": 9})
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(13, 4.6), gridspec_kw={"width_ratios": (1, 1, 0.9)})
+    figure, panels = pyplot.subplots(1, 3, figsize=(14, 5.4), gridspec_kw={"width_ratios": (1, 1, 0.8)})
+    legend = {}
     for panel, subject in zip(panels, (MAIN, NORMALIZED), strict=False):
-        _plot_times(panel, results, subject)
+        legend |= _plot_times(panel, results, subject)
+    panels[0].set_ylabel("both passes, in copies of the embeddings")
     _plot_memory(panels[2], results)
-    figure.tight_layout()
+    figure.legend(legend.values(), legend, ncols=-(-len(legend) // len(results.blases)), loc="lower center")
+    figure.tight_layout(rect=(0, 0.07 + 0.03 * len(results.blases), 1, 1))
     figure.savefig(folder / "caffe.svg", metadata={"Date": None})
     figure.savefig(folder / "caffe.png", dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
 
-def _plot_times(panel: Any, results: Results, subject: str) -> None:
-    """A group of bars for each shape: a bar for each net and BLAS."""
+def _plot_times(panel: Any, results: Results, subject: str) -> dict[str, Any]:
+    """A group of bars for each shape: a bar for each net and BLAS. Returns what stands for them in a legend."""
     runs = results.of(subject, results.blases[0])
     names = [net.net for net in runs[0].nets]
     bars = [(name, number, blas) for name in names for number, blas in enumerate(results.blases)]
     width = 0.8 / len(bars)
+    legend = {}
     for place, (name, number, blas) in enumerate(bars):
         chosen = [(run, net) for run in results.of(subject, blas) if (net := run.net(name))]
         at = [group + (place - (len(bars) - 1) / 2) * width for group in range(len(chosen))]
         copies = [net.both.median / run.copy.median for run, net in chosen]
         colour = COLOURS.get(name, FUSED_COLOURS)[number]
-        panel.bar(at, copies, width, color=colour, label=f"{name}, {blas}")
+        legend[f"{name}, {blas}"] = panel.bar(at, copies, width, color=colour)
     panel.set_xticks(range(len(runs)), [run.shape for run in runs])
-    panel.set(title=subject, xlabel="triplets × components", ylabel="forward and backward, in copies of the embeddings")
-    panel.set_ylim(0, panel.get_ylim()[1] * 1.35)
-    panel.legend(fontsize=7, loc="upper right")
+    panel.set(title=f"time: {subject}", xlabel="triplets × components")
     panel.grid(axis="y", alpha=0.3)
     panel.set_axisbelow(True)
+    return legend
 
 
 def _plot_memory(panel: Any, results: Results) -> None:
@@ -586,14 +589,14 @@ def _plot_memory(panel: Any, results: Results) -> None:
         run = max(results.of(subject, results.blases[0]), key=lambda run: run.rows * run.dim)
         short = "normalized, " if subject == NORMALIZED else ""
         bars += [(f"{short}{net.net}", net.beyond / (4 * run.rows * run.dim), net.net) for net in run.nets]
-    labels = [label.replace(", ", ",\n", 1) for label, _, _ in bars]
+    labels = [label.replace(", ", ",\n") for label, _, _ in bars]
     colours = [COLOURS.get(name, FUSED_COLOURS)[0] for _, _, name in bars]
     drawn = panel.barh(range(len(bars)), [arrays for _, arrays, _ in bars], color=colours)
     panel.bar_label(drawn, [f"{arrays:.2f}" for _, arrays, _ in bars], padding=3)
     panel.set_yticks(range(len(bars)), labels)
     panel.invert_yaxis()
-    panel.set_xlim(0, 1.15 * max(arrays for _, arrays, _ in bars))
-    panel.set(title=f"memory at {run.shape}", xlabel="beyond inputs and gradients, in arrays of their size")
+    panel.set_xlim(0, 1.2 * max(arrays for _, arrays, _ in bars))
+    panel.set(title=f"memory at {run.shape}, beyond the inputs", xlabel="in arrays of the size of the embeddings")
     panel.grid(axis="x", alpha=0.3)
     panel.set_axisbelow(True)
 
