@@ -432,7 +432,7 @@ def shortfalls(results: Results) -> list[str]:
         if net := run.net(FUSED):
             first = run.nets[0]
             if net.ratio.median < AIMS["time"]:
-                missed.append(f"{run.subject}, {run.shape}, {run.blas}: {net.ratio.median:.2f} times faster")
+                missed.append(f"{run.subject}, {run.shape}, {run.blas}: {net.ratio.median:.3f} times faster")
             if run.blas == results.blases[0] and first.memory.allocated < AIMS["memory"] * net.memory.allocated:
                 less = first.memory.allocated / net.memory.allocated
                 missed.append(f"{run.subject}, {run.shape}: {less:.2f} times less memory")
@@ -492,12 +492,17 @@ def page(results: Results, plotted: bool = True) -> str:
         "the batch is not. The chain computes in float. The reference BLAS is as narrow; OpenBLAS has the vectors of "
         "the machine, which makes the chain faster, and leaves the fused layer, which calls no BLAS, where it was.",
         "",
+        "What would make it faster is to compute components in float, to add up short stretches of them before going on "
+        "in double, and to do rows that leave the range of float again in double. That is not done: sums would have the "
+        "rounding of float.",
+        "",
         "## Time",
         "",
         f"Microseconds, medians of {min(turns)} to {max(turns)} turns. In a turn each net makes a pass that is not "
         "timed, so that the caches hold what is its own, then one that is; the nets alternate in one process, forwards "
-        "and backwards. ÷ is what the first net of a loss takes over what this net takes, both passes, turn by turn. × "
-        "copy is what both passes take over `memcpy` of three arrays as large as the embeddings, in the same turns: "
+        "and backwards. A pass during which the machine ran another process is repeated, up to eight times, and the "
+        "quickest counts. ÷ is what the first net of a loss takes over what this net takes, both passes, turn by turn. "
+        "× copy is what both passes take over `memcpy` of three arrays as large as the embeddings, in the same turns: "
         "three are read and three written, which is the least that a layer can do. OPENBLAS_NUM_THREADS and "
         "OMP_NUM_THREADS are 1, and with default threads not set.",
         "",
