@@ -490,11 +490,12 @@ def page(results: Results, plotted: bool = True) -> str:
         "and every gradient back, two at a time with the SSE2 that compilers for x86-64 take for granted. While a "
         "batch is in the caches, this and not memory is what it waits for, and it is further from a copy than where "
         "the batch is not. The chain computes in float. The reference BLAS is as narrow; OpenBLAS has the vectors of "
-        "the machine, which makes the chain faster, and leaves the fused layer, which calls no BLAS, where it was.",
+        "the machine, which makes the chain faster, and leaves the fused layer, which calls no BLAS, where it was. "
+        "A shorter chain, as that of the hinge, leaves less to save.",
         "",
-        "What would make it faster is to compute components in float, to add up short stretches of them before going on "
-        "in double, and to do rows that leave the range of float again in double. That is not done: sums would have the "
-        "rounding of float.",
+        "What would make it faster is to compute components in float, to add up short stretches of them before going "
+        "on in double, and to do rows that leave the range of float again in double. That is not done: sums would have "
+        "the rounding of float.",
         "",
         "## Time",
         "",
