@@ -114,7 +114,10 @@ def layers(text: str) -> int:
 
 @dataclass(frozen=True)
 class Blas:
-    """A BLAS: the folder with its libblas.so.3, and how many threads it may use; 0 leaves that to it."""
+    """A BLAS: the folder with its libblas.so.3, and how many threads it may use; 0 leaves that to it.
+
+    Without a folder, it is the one that Caffe was linked with.
+    """
 
     name: str
     folder: str
@@ -126,18 +129,19 @@ class Blas:
         limits = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
         clean = {name: value for name, value in os.environ.items() if name not in limits}
         chosen = dict.fromkeys(limits, str(self.threads)) if self.threads else {}
-        return {**clean, **chosen, "LD_LIBRARY_PATH": self.folder}
+        return {**clean, **chosen, **({"LD_LIBRARY_PATH": self.folder} if self.folder else {})}
 
 
 def blases() -> tuple[Blas, ...]:
-    """Those that Debian has installed."""
+    """Those that Debian has installed; elsewhere the one of Caffe."""
     libraries = Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "")
     found = [Blas("the reference BLAS", str(libraries / "blas"))]
     for folder in sorted(libraries.glob("openblas-*")):
         if (folder / "libblas.so.3").exists():
             found += [Blas("OpenBLAS, 1 thread", str(folder)), Blas("OpenBLAS, default threads", str(folder), 0)]
             break
-    return tuple(blas for blas in found if (Path(blas.folder) / "libblas.so.3").exists())
+    there = tuple(blas for blas in found if (Path(blas.folder) / "libblas.so.3").exists())
+    return there or (Blas("Caffe's BLAS", ""),)
 
 
 # ---------------------------------------------------------------- results
@@ -555,13 +559,14 @@ def plot(results: Results, folder: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "derive-triplet", "font.size": 9})
     from matplotlib import pyplot
 
+    figure: Any  # its type says nothing of columns
     figure, panels = pyplot.subplots(1, 3, figsize=(14, 5.4), gridspec_kw={"width_ratios": (1, 1, 0.8)})
-    legend = {}
+    legend: dict[str, Any] = {}
     for panel, subject in zip(panels, (MAIN, NORMALIZED), strict=False):
         legend |= _plot_times(panel, results, subject)
     panels[0].set_ylabel("both passes, in copies of the embeddings")
     _plot_memory(panels[2], results)
-    figure.legend(legend.values(), legend, ncols=-(-len(legend) // len(results.blases)), loc="lower center")
+    figure.legend([*legend.values()], [*legend], ncols=-(-len(legend) // len(results.blases)), loc="lower center")
     figure.tight_layout(rect=(0, 0.07 + 0.03 * len(results.blases), 1, 1))
     figure.savefig(folder / "caffe.svg", metadata={"Date": None})
     figure.savefig(folder / "caffe.png", dpi=110, metadata={"Software": None})
