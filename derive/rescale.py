@@ -55,14 +55,12 @@ class Rescaled:
     """A row kernel whose components are multiplied by scales, positive numbers.
 
     scales: for reductions, by name, the symbol of their scale; none where the kernel cannot be rescaled.
-    folded: for all that is saved of a row the factor that makes it what components without scales need.
     full_range: results are right wherever distances are representable, and not only their squares: the loss depends on
         the difference of the distances alone, and that is one sum, or the distances are homogeneous of degree 1.
     """
 
     kernel: RowKernel
     scales: Mapping[str, sp.Symbol]
-    folded: Mapping[sp.Symbol, sp.Expr]
     full_range: bool = False
 
 
@@ -78,7 +76,7 @@ def rescale(kernel: RowKernel) -> Rescaled:
     owners = _owners(named)
     found = owners and _with_scales(named, owners)
     if not found:
-        return Rescaled(kernel, {}, dict.fromkeys(kernel.saved, sp.S.One))
+        return Rescaled(kernel, {})
     _check(found, kernel)
     return found
 
@@ -137,7 +135,6 @@ def _with_scales(kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> Re
     values = (a.value for stage in stages for a in stage.scalars)
     if any(p.exp not in (-1, 1) for value in values for p in value.atoms(sp.Pow) if p.base in owners.values()):
         return None  # such a power may leave the range
-    folded |= {symbol: forms[symbol] / symbol if symbol in forms else sp.S.One for symbol in kernel.constants}
     scaled_kernel = replace(
         kernel,
         components=tuple(_scaled_component(a, owners, forms) for a in kernel.components),
@@ -145,12 +142,7 @@ def _with_scales(kernel: RowKernel, owners: Mapping[sp.Symbol, sp.Symbol]) -> Re
         maps=tuple(replace(a, value=_in_place(a.value, forms)) for a in kernel.maps),
     )
     scales = {r.name: scale_of(r) for r in kernel.reductions if scale_of(r) in owners.values()}
-    return Rescaled(
-        scaled_kernel,
-        scales,
-        {symbol: folded[symbol] for symbol in kernel.saved},
-        _is_of_difference(kernel, homogeneous, scales),
-    )
+    return Rescaled(scaled_kernel, scales, _is_of_difference(kernel, homogeneous, scales))
 
 
 def _scaled_stages(

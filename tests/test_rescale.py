@@ -88,17 +88,15 @@ def test_which_kernels_have_scales_and_which_the_full_range(
         r.name for r in kernel.reductions if not r.name.startswith("dot_")
     }  # products with unit vectors are not
     assert set(found.scales) == (scalable if scaled else set())
-    assert set(found.folded) == set(kernel.saved)
     if not scaled:
         assert found.kernel is kernel
-        assert set(found.folded.values()) == {sp.S.One}
 
 
 @with_scales
 def test_any_scales_give_what_the_kernel_gives(objective: Objective) -> None:
     kernel = lowered(objective)
     found, source = rescale(kernel), random.Random(3)
-    wanted = results(kernel, Rescaled(kernel, {}, {}), {})
+    wanted = results(kernel, Rescaled(kernel, {}), {})
     for exponents in ((0, 0), (96, 96), (-96, 99), (99, 0), (0, 96, -96, 99, -99)):
         scales = {name: mpmath.mpf(2) ** e for name, e in zip(found.scales, cycle(exponents), strict=False)}
         assert largest_difference(results(kernel, found, scales), wanted) < mpmath.mpf(10) ** -48
@@ -139,23 +137,6 @@ def test_with_all_scales_one_it_is_the_same_program(objective: Objective) -> Non
     assert [(r.symbol, r.term.xreplace(renamed)) for r in found.kernel.reductions] == [
         (r.symbol, r.term) for r in kernel.reductions
     ]
-    assert {plain(factor) for factor in found.folded.values()} == {sp.S.One}
-
-
-@with_scales
-def test_folded_weights_are_those_of_differences_without_scales(objective: Objective) -> None:
-    """What the forward kernel saves: a weight's scale and that of its difference make up for each other."""
-    kernel = lowered(objective)
-    found = rescale(kernel)
-    owners = {
-        a.symbol: scale for a in found.kernel.components for scale in a.value.free_symbols & {*found.scales.values()}
-    }
-    assert set(owners.values()) == set(found.scales.values())
-    for gradient in kernel.maps:
-        for weight in kernel.weights:
-            factor = sp.diff(gradient.value, weight)
-            scaled = factor.xreplace({symbol: scale * symbol for symbol, scale in owners.items()})
-            assert sp.expand(scaled - found.folded[weight] * factor) == 0
 
 
 @pytest.mark.parametrize("wrong", ["scalars", "differences", "degree"])

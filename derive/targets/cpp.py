@@ -44,8 +44,4 @@ def row_slots(kernel: RowKernel) -> dict[str, Any]:
             for r in of.reductions
             if r.name in rescaled.scales
         ]
-    return {
-        **printed,
-        "scales": list(rescaled.scales),
-        "folded": [CppPrinter(kept | scales)(factor * symbol) for symbol, factor in rescaled.folded.items()],
-    }
+    return {**printed, "scales": list(rescaled.scales)}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
+from ...rescale import rescale
 from ...targets.base import Product
 from .. import nvcc, ptx
 from ..checks import EMBEDDINGS, run_checks
@@ -75,6 +76,7 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
         product.derivation.translation_invariant,
         dims=_DIMS if thorough else _DIMS[-1:],
         shapes=_SHAPES if thorough else (),
+        full_range=rescale(product.kernel).full_range,
         at_once=True,
     )
     architectures = "all major architectures" if thorough else _OLDEST
@@ -88,7 +90,7 @@ class KernelRunner:
     def __init__(self, product: Product, text: str) -> None:
         self.module = ptx.load(text, _names(text))
         self.parameters = [parameter.name for parameter in product.objective.parameters]
-        self.weights = len(product.kernel.saved)
+        self.weights = len(product.kernel.saved) + len(rescale(product.kernel).scales)
 
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
@@ -96,18 +98,18 @@ class KernelRunner:
         (rows, dim), device = x.shape, ptx.Device()
         inputs = [device.buffer(name, array) for name, array in zip(EMBEDDINGS, (x, x_pos, x_neg), strict=True)]
         gradients = [device.empty(f"grad_{name}", x.shape, x.dtype) for name in EMBEDDINGS]
-        losses = device.empty("losses", (rows,), np.dtype("float64"))
-        saved = device.empty("saved", (rows, self.weights), np.dtype("float64"))
+        losses = device.empty("losses", (rows,), x.dtype)
+        saved = device.empty("saved", (rows, self.weights), x.dtype)
         # a struct of nothing is a byte long
-        values = np.array([parameters[name] for name in self.parameters] or [0], "f8" if self.parameters else "u1")
-        factor = 1 / rows if reduction == "mean" else 1.0
+        values = np.array([parameters[name] for name in self.parameters] or [0], x.dtype if self.parameters else "u1")
+        factor = x.dtype.type(1 / rows if reduction == "mean" else 1.0)
         forward, backward = (self.kernel(name, x.dtype) for name in ("Forward", "Backward"))
         # any grid works: two rows for some blocks
         device.launch(forward, -(-rows // 2), _THREADS, [rows, dim, *inputs, values, losses, saved])
         blocks = -(-x.size // _BACKWARD_THREADS)
         device.launch(backward, blocks, _BACKWARD_THREADS, [x.size, dim, factor, saved, *inputs, *gradients])
         loss = losses.array()
-        reduced = loss if reduction == "none" else factor * np.sum(loss)
+        reduced = loss if reduction == "none" else factor * np.sum(loss, dtype=np.float64)
         return np.asarray(reduced, x.dtype), [gradient.array() for gradient in gradients]
 
     def kernel(self, name: str, dtype: Any) -> ptx.Program:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeriveTripletError, UsageError
+from ...rescale import rescale
 from ...targets.base import Product
 from ...targets.caffe import layer_type, param_str
 from ..checks import DIMS, run_checks
@@ -60,6 +61,7 @@ def verify_layer(product: Product, thorough: bool) -> Report:
             product.settings.values(product.objective),
             product.derivation.translation_invariant,
             dims=DIMS if thorough else (),
+            full_range=rescale(product.kernel).full_range,
         )
         device = gpu.verified(product, on_gpu.result(), thorough)
         found = (*checks, *own_test(caffe, product, folder, library, test.result()), *device.checks)

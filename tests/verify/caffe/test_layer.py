@@ -120,9 +120,11 @@ PLANTS = [
     Plant("batch factor of the gradients missing", CPP, f"{ONE} / rows", TO_LOSS, "gradient"),
     Plant("loss_weight ignored", CPP, ONE, "(top.size())", "gradient"),
     Plant("weights of the first row for all", CPP, r"restore\(saved \+ i \* weight_count", "restore(saved", "gradient"),
-    Plant("last component left out", CPP, r"k < \(i \+ 1\) \* dim;", "k < (i + 1) * dim - 1;", "loss"),
-    Plant("gradient of the first row for all", CPP, r"grad_x\[k\] =", "grad_x[k - i * dim] =", "gradient"),
-    Plant("gradient added to what was there", CPP, r"grad_x_neg\[k\] =", "grad_x_neg[k] +=", "gradient"),
+    Plant("last component left out", CPP, r"k < dim; \+\+k", "k < dim - 1; ++k", "loss"),
+    Plant("last component without a gradient", CPP, r"k < end; \+\+k", "k < end - 1; ++k", "gradient"),
+    Plant("last lane left out", CPP, r"j < lanes; (\+\+j\) \{\n    sums)", r"j < lanes - 1; \1", "loss"),
+    Plant("gradient of the first row for all", CPP, r"\? grad_x \+ k", "? grad_x + k - i * dim", "gradient"),
+    Plant("gradient added to what was there", CPP, r"grad_x_neg\[j\] =", "grad_x_neg[j] +=", "gradient"),
     # nets do not show these
     Plant("propagate_down ignored", CPP, r"propagate_down\[1\] \? (.*) : NULL", r"\1", OWN),
     Plant("shapes not compared", CPP, r"CHECK\(bottom\[i\]->shape\(\) == .*\)$", "CHECK(true)", OWN),
@@ -151,9 +153,7 @@ GPU_PLANTS = [
     Plant("half of the sums left out", CU, r"half = kThreads / 2", "half = kThreads / 4", ".cu loss"),
     Plant("components of other threads left out", CU, r"j \+= kThreads", "j += dim", ".cu loss"),
     Plant("row of the wrong component", CU, r"k / dim \*", "k % dim *", ".cu runs"),
-    Plant(
-        "factor ignored", CU, r"multiply_gradients\(row, factor\)", "multiply_gradients(row, 1.0)", ".cu mean and sum"
-    ),
+    Plant("factor ignored", CU, r"weight_count, factor", "weight_count, Dtype(1)", ".cu mean and sum"),
     Plant("gradient in the wrong place", CU, r"grad_x_neg\[k\] = to_x_neg", "grad_x_neg[k] = to_x_pos", ".cu gradient"),
     Plant("sum of the negatives not added", CU, r"sums->sum_neg \+= others.sum_neg", "sums->sum_neg += 0", ".cu loss"),
     Plant("one component too many", CU, r"j < dim;", "j <= dim;", ".cu runs"),
