@@ -75,6 +75,11 @@ def regimes(
     yield regime("x = x_neg", x, other, x)
     yield regime("collapsed, x = x_pos = x_neg", x, x, x)
     yield regime("near-collapsed", x, x + normal(2, 3, 1e-5), x + normal(2, 3, 1e-5))
+    if objective.normalize:
+        yield regime("x = 0", 0 * x, x, other)
+        yield regime("x_pos = 0", x, 0 * x, other)
+        yield regime("x_neg = 0", x, other, 0 * x)
+        yield regime("opposite", x, -x, -2 * x)
     for exponent, name in ((-1, "tiny"), (1, "huge")):
         scale = _SCALES[dtype] ** exponent
         far = normal(2, 3, scale)
