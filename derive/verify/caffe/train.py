@@ -38,7 +38,7 @@ def train(path: str, steps: int, rate: float, brightness: float, libraries: Iter
 
     losses: before each step and after the last. predicted: by how much the first step lowers a linear loss.
     unequal: numbers in which the weights of two towers differ. unmoved: blobs of weights that are as they were; biases
-    do not count, because no distance between two embeddings depends on what is added to both.
+    do not count, because no distance between two embeddings depends on what is added to both if none is normalized.
     """
     import caffe
 
