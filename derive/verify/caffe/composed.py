@@ -244,11 +244,23 @@ def _trained(caffe: Caffe, product: Product) -> tuple[list[Check], tuple[str, ..
     before, after, *_, last = outcome["losses"]
     missed = abs(1 - (before - after) / outcome["predicted"])
     return [
+        _begun(NetRunner(caffe, product.files[0].text), outcome["embeddings"], before),
         Check("siamese: unequal weights", "SGD", "float32", outcome["unequal"], 0, unit="numbers"),
         Check("siamese: blobs that stay", "SGD", "float32", outcome["unmoved"], 0, unit="blobs"),
         Check("siamese: first step", "SGD", "float32", missed, 0.02, unit="of its gradient"),
         Check("siamese: loss", "SGD", "float32", last / before, 0.998, unit="of the first"),
     ], ()
+
+
+def _begun(runner: NetRunner, embeddings: Sequence[Any], loss: float) -> Check:
+    """The siamese net ends in the other one, which has the same loss of the embeddings that it begins with."""
+    batch = [np.array(embedding, "float32") for embedding in embeddings]
+    try:
+        (alone,), _ = runner.run(batch, len(batch[0]))
+    except CaffeError as error:
+        return Check("siamese: begins", "SGD", "float32", 1, 0, unit="errors", detail=str(error))
+    apart = abs(loss - float(alone)) / max(loss, 1)
+    return Check("siamese: begins", "SGD", "float32", apart / float(np.finfo("float32").eps), _MORE_ROUNDING)
 
 
 def trained(
