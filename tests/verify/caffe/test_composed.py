@@ -172,7 +172,6 @@ class Plant:
 
 
 SIAMESE = "_siamese.prototxt"
-OF_X_ONLY = 'inverse_length_x"\n  propagate_down: true propagate_down: false'
 PLANTS = [
     Plant("the same bottom twice", 'bottom: "x_pos"', 'bottom: "x"', "loss"),
     Plant("distances of the wrong pair", 'bottom: "x_neg"', 'bottom: "x_pos"', "loss"),
@@ -202,7 +201,6 @@ PLANTS = [
     Plant("a large shift of the length", "shift: 1e-12", "shift: 1e-06", "loss", normalize=True),
     Plant("not normalized", 'bottom: "unit_x_pos"', 'bottom: "x_pos"', "loss", normalize=True),
     Plant("sum of magnitudes as length", "operation: SUMSQ", "operation: ASUM", "loss", normalize=True),
-    Plant("no slope of the length", 'inverse_length_x"(?=\n  top: "u)', OF_X_ONLY, "gradient", normalize=True),
     Plant("loss_weight 1", "loss_weight: 2", "loss_weight: 1", "gradient", normalize=True),
     Plant("loss_weight 1", "loss_weight: 2", "loss_weight: 1", "siamese: begins", suffix=SIAMESE),
     Plant("not normalized", 'bottom: "unit_x"', 'bottom: "x"', "siamese: begins", normalize=True, suffix=SIAMESE),
@@ -247,6 +245,50 @@ def test_the_shift_is_seen_where_the_header_says(dtype: str, seen: float) -> Non
     assert 1 - slope(seen / 10) > 4 * eps
     assert 0.6 < slope(1e-18) < 0.8
     assert slope(0.0) == 0
+
+
+def of_length(r: float, dtype: str) -> Batch:
+    """One triplet whose anchor is so long; the loss and its gradient change with the directions."""
+    return [r * np.array([[0.6, 0.8, 0]], dtype), np.array([[0, 1, 0]], dtype), np.array([[0, 0, 1]], dtype)]
+
+
+@needs_caffe
+def test_a_unit_vector_is_shorter_than_1_by_what_the_header_says() -> None:
+    text = made("l2-squared", "hinge", normalize=True, parameters={"margin": 4.0}).files[0].text
+    assert "its unit vector is shorter than 1 by 5e-13/r^2" in text
+    right, opposite = np.array([[0, 0, 1.0]]), np.array([[-0.6, -0.8, 0]])
+    for r in (1e-3, 1e-2):
+        (loss,), _ = runner(text).run([of_length(r, "float64")[0], right, opposite], 1)
+        shorter = 5e-13 / r**2
+        # squared distances: 1 + 1 at a right angle, and of opposites (1 + 1)^2
+        expected = 4 + (1 + (1 - shorter) ** 2) - (1 + (1 - shorter)) ** 2
+        assert loss == pytest.approx(expected, abs=0.01 * shorter)
+
+
+@needs_caffe
+@pytest.mark.parametrize(("dtype", "longest"), [("float32", 4e12), ("float64", 3e102)])
+def test_gradients_of_normalized_embeddings_are_orthogonal_up_to_where_the_header_says(
+    dtype: str, longest: float
+) -> None:
+    text = made("l2", "hinge", normalize=True, parameters={"margin": 4.0}).files[0].text
+    assert f"{longest:.0e}".replace("+", "") in text
+
+    def along(r: float) -> float:
+        """The part of the anchor's gradient along it, of its whole."""
+        batch = of_length(r, dtype)
+        gradient = runner(text).run(batch, 1)[1][0][0].astype(np.float64)
+        return abs(float(gradient @ [0.6, 0.8, 0])) / float(np.linalg.norm(gradient))
+
+    assert along(longest) <= 16 * float(np.finfo(dtype).eps)
+    assert along(1e6 * longest) > 0.1
+
+
+@needs_caffe
+def test_what_comes_down_to_zeros_is_multiplied_by_what_the_header_says() -> None:
+    text = made("l2-squared", "hinge", normalize=True, parameters={"margin": 4.0}).files[0].text
+    assert "it is multiplied by 1e+06" in text
+    _, gradients = runner(text).run(of_length(0.0, "float64"), 1)
+    np.testing.assert_allclose(gradients[0], [[0, -2e6, 2e6]], rtol=1e-6)
 
 
 @needs_caffe
@@ -316,7 +358,8 @@ def test_the_composed_and_the_fused_net_train_alike(tmp_path: Path) -> None:
             composed.trained(caffe, text, steps=100, rate=0.02, libraries=libraries)["losses"]
             for text, libraries in ((siamese, ()), (towers + own, (library,)))
         ]
-        np.testing.assert_allclose(*curves, rtol=1e-4)
+        # of one normalized net, training magnifies rounding to 3e-4: so it does a change of the rate by 1e-7
+        np.testing.assert_allclose(curves[0], curves[1], rtol=1e-3 if normalize else 1e-4, atol=1e-6)
         assert curves[1][-1] < 0.5 * curves[1][0]
 
 
