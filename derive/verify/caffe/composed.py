@@ -192,13 +192,14 @@ def _ceiling(layers: Sequence[Layer]) -> float:
 
 
 def _coarseness(objective: Objective, layers: Sequence[Layer], judged: str) -> float:
-    """At what scale a loss or slope of 0 is rounded: 1 if a layer saturates.
+    """At what scale a loss or slope of 0 is rounded.
 
-    A root of 0 is 1e-18, by what is added to it, or the root of the squared rounding of unit vectors that are equal.
+    1 if a layer saturates, or if unit vectors are compared: equal ones differ by rounding. A root of 0 is 1e-18, by
+    what is added to it.
     """
-    at_one = any(layer.type in _SATURATING for layer in layers)
-    root = 1.0 if objective.normalize else math.sqrt(SHIFT) / float(np.finfo(judged).eps)
-    return at_one + root * (SHIFT in constants(layers))
+    at_one = objective.normalize or any(layer.type in _SATURATING for layer in layers)
+    shifted = SHIFT in constants(layers)
+    return at_one + shifted * math.sqrt(SHIFT) / float(np.finfo(judged).eps)
 
 
 def _also_at(size: float, exact: Exact, unit: float) -> Exact:
