@@ -97,9 +97,11 @@ def subjects(quick: bool = False) -> tuple[Subject, ...]:
         plain = Net(COMPOSED, nets.files[0].text), fused(FUSED, product)
         made.append(Subject(title, plain, shapes if title == MAIN else (ONE_SHAPE,)))
         if title == MAIN:
-            normalized = nets.text("_normalized.prototxt")
+            of_units = differentiate(norm, loss, normalize=True)
+            normalized = generate(of_units, "prototxt").files[0].text
             normalizing = (
                 Net(COMPOSED, normalized),
+                fused(FUSED, generate(of_units, "caffe")),
                 mixed(MIXED, normalized, product),
             )
             made.append(Subject(NORMALIZED, normalizing, shapes))

@@ -18,6 +18,7 @@ from . import symbols
 from .differentiate import Derivation
 from .errors import DefinitionError
 from .layers import Layer, Word, single
+from .normalization import at_units
 from .symbols import d_pos
 from .text import to_text
 
@@ -30,38 +31,40 @@ from d = 7e-11 on.
 """
 
 INVERSE_SHIFT = 1e-12
-"""The same for a negative power, whose value near 0 multiplies gradients: 1/sqrt(INVERSE_SHIFT) is 1e6."""
+"""The same for a negative power, whose value near 0 multiplies gradients: 1/sqrt(INVERSE_SHIFT) is 1e6.
+
+A vector of length r that is normalized is shortened by the factor 1 - INVERSE_SHIFT/(2*r^2).
+"""
 
 
-def compose(
-    derivation: Derivation, values: Mapping[str, float], blobs: Mapping[str, str] | None = None
-) -> tuple[Layer, ...]:
+def compose(derivation: Derivation, values: Mapping[str, float]) -> tuple[Layer, ...]:
     """The mean of a loss over the batch, as layers in the order in which they run; the last one is called 'loss'.
 
-    The embeddings are blobs of shape (N, C) or (N, C, H, W), N rows.
+    The embeddings are blobs of shape (N, C) or (N, C, H, W), N rows; where the objective normalizes them, the layers
+    that do so are the first.
     values: of the parameters, which become constants of the layers.
-    blobs: what the embeddings are called, where that is not x, x_pos and x_neg.
     Raises `DefinitionError` for what Caffe has no layer for.
     """
-    of = derivation.loss
-    renamed = {symbols.EMBEDDINGS[name]: sp.IndexedBase(blob, real=True) for name, blob in (blobs or {}).items()}
-    distances = {which: value.xreplace(renamed) for which, value in symbols.distances_of(derivation.objective).items()}
-    net = _Net({**distances, **of.abbreviations}, values)
+    of, objective = derivation.loss, derivation.objective
+    first: tuple[Layer, ...] = normalize(symbols.EMBEDDINGS) if objective.normalize else ()
+    distances = symbols.distances_of(objective)
+    if objective.normalize:
+        distances = {which: at_units(distance) for which, distance in distances.items()}
+    net = _Net({**distances, **of.abbreviations}, values, first)
     outputs = {name: output for name, value in of.introduced.items() if (output := _softmax_output(value))}
     if not (_cross_entropy(net, of.definition, outputs) or _squared_error(net, of.definition, outputs)):
         net.mean(of.value.result)
     return tuple(net.layers)
 
 
-def normalize(names: Iterable[str]) -> tuple[tuple[Layer, ...], dict[str, str]]:
-    """Layers that divide each embedding by its Euclidean length, and what they call the results.
+def normalize(names: Iterable[str]) -> tuple[Layer, ...]:
+    """Layers that divide each embedding by its Euclidean length, and call the result of x unit_x.
 
     A vector of zeros stays one.
     """
     layers: list[Layer] = []
-    units = {name: f"unit_{name}" for name in names}
-    for name, unit in units.items():
-        total, inverse = f"squares_{name}", f"inverse_length_{name}"
+    for name in names:
+        total, inverse, unit = f"squares_{name}", f"inverse_length_{name}", str(symbols.UNITS[name])
         power = {"power_param": {"power": -0.5, "shift": INVERSE_SHIFT}}
         limit = f"the shift keeps zeros 0; what comes down is multiplied by at most {single(INVERSE_SHIFT**-0.5)}"
         layers += [
@@ -69,7 +72,7 @@ def normalize(names: Iterable[str]) -> tuple[tuple[Layer, ...], dict[str, str]]:
             Layer("Power", inverse, (total,), power, (f"1/sqrt({total})", limit)),
             Layer("Scale", unit, (name, inverse), {"scale_param": {"axis": 0}}, (f"{name}[i]*{inverse}",)),
         ]
-    return tuple(layers), units
+    return tuple(layers)
 
 
 # ---------------------------------------------------------------- rules
@@ -78,7 +81,7 @@ def normalize(names: Iterable[str]) -> tuple[tuple[Layer, ...], dict[str, str]]:
 class _Net:
     """Layers as they are made, bottom up; the blob of an expression is made once.
 
-    meanings: what the symbols stand for. values: of the parameters.
+    meanings: what the symbols stand for. values: of the parameters. first: the layers that run before.
     """
 
     # function -> type of its layer, what its result is called, and what to know of it
@@ -89,10 +92,12 @@ class _Net:
         "positive_part": ("ReLU", "positive_part", ""),
     }
 
-    def __init__(self, meanings: Mapping[sp.Symbol, sp.Expr], values: Mapping[str, float]) -> None:
+    def __init__(
+        self, meanings: Mapping[sp.Symbol, sp.Expr], values: Mapping[str, float], first: Iterable[Layer] = ()
+    ) -> None:
         self.meanings = meanings
         self.values = values
-        self.layers: list[Layer] = []
+        self.layers = list(first)
         self.made: dict[sp.Expr, str] = {}
 
     def add(self, kind: str, name: str, bottoms: Iterable[str], parameters: Mapping[str, Any], *comments: str) -> str:

@@ -16,8 +16,8 @@ L2, SQUARED, HINGE = DISTANCES["l2"], DISTANCES["l2-squared"], LOSSES["hinge"]
 MARGIN = Parameter("margin", 0.75, "nonnegative", "how far apart negatives have to be")
 
 
-def net(distance: Distance, loss: Loss, **values: float) -> tuple[Layer, ...]:
-    objective = Objective(distance, loss)
+def net(distance: Distance, loss: Loss, normalize: bool = False, **values: float) -> tuple[Layer, ...]:
+    objective = Objective(distance, loss, normalize)
     return compose(differentiate(objective), {p.name: values.get(p.name, p.default) for p in objective.parameters})
 
 
@@ -202,18 +202,30 @@ def test_what_caffe_has_no_layer_for_is_refused(definition: str, message: str) -
 
 
 def test_normalization_is_three_layers_an_embedding() -> None:
-    layers, units = normalize(("x", "y"))
+    layers = normalize(("x", "x_neg"))
     assert types(layers) == 2 * ["Reduction", "Power", "Scale"]
-    assert units == {"x": "unit_x", "y": "unit_y"}
+    assert [layer.name for layer in layers[2::3]] == ["unit_x", "unit_x_neg"]
+    assert layers[1].bottoms == ("squares_x",)
+    assert param(layers[1]) == {"power": -0.5, "shift": INVERSE_SHIFT}
     assert layers[2].bottoms == ("x", "inverse_length_x")
     assert param(layers[2]) == {"axis": 0}
 
 
-def test_the_loss_is_composed_on_top_of_other_blobs() -> None:
-    derivation = differentiate("l2", "hinge")
-    plain = compose(derivation, {"margin": 0.2})
-    renamed = compose(derivation, {"margin": 0.2}, {"x": "unit_x", "x_pos": "unit_x_pos", "x_neg": "unit_x_neg"})
-    assert types(renamed) == types(plain)
-    assert [layer.name for layer in renamed] == [layer.name for layer in plain]
-    assert renamed[0].bottoms == ("unit_x", "unit_x_pos")
-    assert renamed[0].comments == ("unit_x[i] - unit_x_pos[i]",)
+@pytest.mark.parametrize(("distance", "loss"), list(itertools.product(DISTANCES.values(), LOSSES.values())))
+def test_a_normalized_loss_is_the_same_on_unit_vectors(distance: Distance, loss: Loss) -> None:
+    plain, normalized = net(distance, loss), net(distance, loss, normalize=True)
+    first, rest = normalized[:9], normalized[9:]
+    assert first == normalize(("x", "x_pos", "x_neg"))
+    assert [(layer.type, layer.name, layer.parameters) for layer in rest] == [
+        (layer.type, layer.name, layer.parameters) for layer in plain
+    ]
+    assert rest[0].bottoms == ("unit_x", "unit_x_pos")
+    assert rest[0].comments == ("unit_x[i] - unit_x_pos[i]",)
+    assert not {"x", "x_pos", "x_neg"}.intersection(*(layer.bottoms for layer in rest))
+
+
+def test_a_layer_of_the_loss_does_not_take_the_name_of_one_that_normalizes() -> None:
+    own = Loss("own", "", "squares_x = exp(d_pos - d_neg)\nsquares_x + squares_x**2", "made up")
+    names = [layer.name for layer in net(SQUARED, own, normalize=True)]
+    assert len(set(names)) == len(names)
+    assert names.count("squares_x") == 1

@@ -18,37 +18,33 @@ _TOWERS = (("anchor", "", "x"), ("positive", "_pos", "x_pos"), ("negative", "_ne
 
 class PrototxtTarget(Target):
     name = "prototxt"
-    title = "Caffe nets of existing layers (.prototxt): the loss, on normalized embeddings, in a siamese net"
+    title = "Caffe nets of existing layers (.prototxt): the loss, and a siamese net that ends in it"
     templates = {
         "loss.prototxt.jinja": "{stem}.prototxt",
-        "normalized.prototxt.jinja": "{stem}_normalized.prototxt",
         "siamese.prototxt.jinja": "{stem}_siamese.prototxt",
     }
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
-        from ..compose import INVERSE_SHIFT, SHIFT, compose, normalize
+        from ..compose import INVERSE_SHIFT, SHIFT, compose
         from ..layers import constants, of_embedding_size, single, split
-        from ..symbols import EMBEDDINGS
+        from ..symbols import EMBEDDINGS, UNITS
 
-        values = settings.values(derivation.objective)
-        layers = compose(derivation, values)
+        objective = derivation.objective
+        layers = compose(derivation, settings.values(objective))
         large = of_embedding_size(layers, EMBEDDINGS)
-        normalization, units = normalize(EMBEDDINGS)
         return {
             "embeddings": tuple(EMBEDDINGS),
+            "embedding": str(UNITS["x"]) if objective.normalize else "x",
             "layers": layers,
             "large": large,
             "copies": split(layers, (*EMBEDDINGS, *large)),
-            "squares": any("SUMSQ" in field for layer in layers for field in layer.fields),
+            "squares": not objective.normalize and any("SUMSQ" in field for layer in layers for field in layer.fields),
             "shifts": [layer.name for layer in layers if SHIFT in constants([layer])],
             "shift": single(SHIFT),
             "half_shift": single(SHIFT / 2),
-            "normalization": normalization,
-            "units": tuple(units.values()),
-            "normalization_copies": split(normalization, EMBEDDINGS),
-            "normalized_layers": compose(derivation, values, units),
             "inverse_shift": single(INVERSE_SHIFT),
             "half_inverse_shift": single(INVERSE_SHIFT / 2),
+            "steepest": single(INVERSE_SHIFT**-0.5),
             "towers": _TOWERS,
         }
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..catalogue import Objective
 from ..formats import FORMATS
-from ..highprecision import distance_value, locus_value
+from ..highprecision import distance_between, distance_value, locus_value
 
 Array = npt.NDArray[np.floating]
 
@@ -21,7 +21,8 @@ _SCALES = {"float32": 1e18, "float64": 1e150, "float16": 1e4, "bfloat16": 1e18}
 # far beyond that, though not for what is computed in a wider type
 _FAR_SCALES = {"float32": 1e30, "float64": 1e300, "bfloat16": 1e30}
 _SEED = 20150412
-_ON_THE_KINK = ([0.0], [0.5], [0.75])  # distances without rounding
+# distances without rounding; of unit vectors as well
+_ON_THE_KINK = {False: ([0.0], [0.5], [0.75]), True: ([1.0], [1.0], [-1.0])}
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def regimes(
             embedding[:, columns] = normal(3, len(columns))
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
     for changed in _parameters_on_the_kinks(objective, parameters):
-        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK)
+        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
         yield regime("on the kink", x, x_pos, x_neg, **changed)
 
 
@@ -137,8 +138,8 @@ def _degree(objective: Objective) -> float:
 
 def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
     """For each kink of the loss, a parameter that puts `_ON_THE_KINK` exactly on it, without rounding."""
-    x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in _ON_THE_KINK)
-    d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+    x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in _ON_THE_KINK[objective.normalize])
+    d_pos, d_neg = (distance_between(objective, x, other, parameters) for other in (x_pos, x_neg))
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 

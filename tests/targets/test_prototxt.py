@@ -23,12 +23,12 @@ from derive_triplet import (
 )
 from derive_triplet.derive.verify.caffe import build
 
-OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
-objectives = pytest.mark.parametrize(("norm", "loss"), OBJECTIVES)
+OBJECTIVES = list(itertools.product(DISTANCES, LOSSES, (False, True)))
+objectives = pytest.mark.parametrize(("norm", "loss", "normalize"), OBJECTIVES)
 
 
-def made(norm: str = "l2", loss: str = "softmax-mse", **options: Any) -> Product:
-    return generate(differentiate(norm, loss), "prototxt", **options)
+def made(norm: str = "l2", loss: str = "softmax-mse", normalize: bool = False, **options: Any) -> Product:
+    return generate(differentiate(norm, loss, normalize=normalize), "prototxt", **options)
 
 
 def layers(text: str) -> list[str]:
@@ -43,12 +43,11 @@ def values(layer: str, field: str) -> list[str]:
 
 
 @objectives
-def test_three_nets_are_written(norm: str, loss: str) -> None:
-    product = made(norm, loss)
+def test_two_nets_are_written(norm: str, loss: str, normalize: bool) -> None:
+    product = made(norm, loss, normalize)
     stem = product.objective.stem
     assert [file.path for file in product.files] == [
         f"prototxt/{stem}.prototxt",
-        f"prototxt/{stem}_normalized.prototxt",
         f"prototxt/{stem}_siamese.prototxt",
     ]
     for file in product.files:
@@ -56,21 +55,25 @@ def test_three_nets_are_written(norm: str, loss: str) -> None:
 
 
 @objectives
-def test_a_net_is_commented_and_laid_out_for_people(norm: str, loss: str) -> None:
-    for file in made(norm, loss).files:
+def test_a_net_is_commented_and_laid_out_for_people(norm: str, loss: str, normalize: bool) -> None:
+    for file in made(norm, loss, normalize).files:
         assert max(map(len, file.text.splitlines())) <= 140
         assert not re.search(r"[ \t]$", file.text, re.MULTILINE)
         assert "\n\n\n" not in file.text
         assert file.text.endswith("}\n")
         assert not file.text.endswith("\n\n")
-    computed = re.findall(r'^(.*)\nlayer \{\n(?!.*\n  type: "Input")', made(norm, loss).files[0].text, re.MULTILINE)
+    computed = re.findall(
+        r'^(.*)\nlayer \{\n(?!.*\n  type: "Input")', made(norm, loss, normalize).files[0].text, re.MULTILINE
+    )
     assert len(computed) >= 8
     assert all(before.startswith("# ") for before in computed)
 
 
 @objectives
-def test_every_bottom_is_a_top_of_a_layer_before_and_only_towers_work_in_place(norm: str, loss: str) -> None:
-    for file in made(norm, loss).files:
+def test_every_bottom_is_a_top_of_a_layer_before_and_only_towers_work_in_place(
+    norm: str, loss: str, normalize: bool
+) -> None:
+    for file in made(norm, loss, normalize).files:
         known: set[str] = set()
         for layer in layers(file.text):
             bottoms, tops = values(layer, "bottom"), values(layer, "top")
@@ -81,12 +84,22 @@ def test_every_bottom_is_a_top_of_a_layer_before_and_only_towers_work_in_place(n
 
 
 def test_only_nets_without_weights_force_backward() -> None:
-    loss, normalized, siamese = (file.text for file in made().files)
-    assert [bool(re.search("^force_backward: true$", text, re.MULTILINE)) for text in (loss, normalized, siamese)] == [
-        True,
-        True,
-        False,
-    ]
+    for normalize in (False, True):
+        forced = [re.findall("^force_backward: .*$", f.text, re.MULTILINE) for f in made(normalize=normalize).files]
+        assert forced == [["force_backward: true"], []]
+
+
+def test_no_file_of_a_normalized_objective_is_called_as_one_of_another() -> None:
+    paths = [file.path for norm, loss, normalize in OBJECTIVES for file in made(norm, loss, normalize).files]
+    assert len(set(paths)) == len(paths) == 2 * len(OBJECTIVES)
+
+
+def test_what_is_deployed_is_what_the_distances_are_taken_of() -> None:
+    for normalize, said in ((False, "one tower: anchor -> x."), (True, "its embedding: anchor -> unit_x.")):
+        siamese = made(normalize=normalize).text("_siamese.prototxt")
+        assert f"{said}\n" in siamese
+        (pair,) = (values(layer, "bottom") for layer in layers(siamese) if "difference_pos" in values(layer, "name"))
+        assert said.endswith(f"-> {pair[0]}.")
 
 
 def test_the_towers_differ_in_names_only_and_share_every_weight() -> None:
@@ -100,8 +113,8 @@ def test_the_towers_differ_in_names_only_and_share_every_weight() -> None:
 
 
 @objectives
-def test_the_siamese_net_ends_in_the_composed_loss(norm: str, loss: str) -> None:
-    product = made(norm, loss)
+def test_the_siamese_net_ends_in_the_composed_loss(norm: str, loss: str, normalize: bool) -> None:
+    product = made(norm, loss, normalize)
     own = layers(product.files[0].text)[3:]
     assert layers(product.text("_siamese.prototxt"))[-len(own) :] == own
 
@@ -138,8 +151,8 @@ def encoded(text: str) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.needs("caffe")
 @objectives
-def test_protoc_accepts_every_net_as_a_net_parameter(norm: str, loss: str) -> None:
-    for file in made(norm, loss).files:
+def test_protoc_accepts_every_net_as_a_net_parameter(norm: str, loss: str, normalize: bool) -> None:
+    for file in made(norm, loss, normalize).files:
         done = encoded(file.text)
         assert done.returncode == 0, done.stderr.decode()
         assert done.stderr == b""

@@ -2,7 +2,8 @@
 
 A net has the accuracy of Caffe's layers. Where one of them saturates, its results still have the rounding of 1, so
 errors are judged at the scale of the exact result plus that of a loss or slope of 1; where none does, as those of any
-code. Where the shift of Power is not small beside the squares, gradients need only be finite.
+code. Where the shift of Power is not small beside the squares, gradients need only be finite. Embeddings that are
+normalized are shortened by it, which is granted as rounding is, in every component.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mpmath
 import numpy as np
 
 from ...catalogue import Objective
 from ...compose import INVERSE_SHIFT, SHIFT
-from ...highprecision import objective_value
 from ...layers import Layer, constants
 from ...targets.base import Product
 from ..checks import BOUND, EMBEDDINGS, cached_reference, magnification, ulps
@@ -62,7 +61,8 @@ def verify_composed(product: Product) -> Report:
     siamese, notes = _trained(caffe, product)
     if not _are_exact(product.facts["layers"]):
         notes += ("Caffe rounds the constants of a net to single precision, so float64 is judged in ulp of float32.",)
-    if left_out := [f"{regime.name} in {dtype}" for dtype, regime in _regimes(product) if _overflows(regime)]:
+    compared = [(dtype, _compared(product.objective, regime)) for dtype, regime in _regimes(product)]
+    if left_out := [f"{regime.name} in {dtype}" for dtype, regime in compared if _overflows(regime)]:
         notes += (f"A net overflows there, and was not run: {', '.join(left_out)}.",)
     return Report(product.target, "run (Caffe)", (*checks, *siamese), notes)
 
@@ -73,6 +73,20 @@ def _regimes(product: Product, dtypes: Sequence[str] = ()) -> Iterator[tuple[str
     for dtype in dtypes or product.settings.dtypes:
         of_type = regimes(product.objective, dtype, values)
         yield from ((dtype, regime) for regime in of_type if regime.parameters == values)
+
+
+def _divisors(objective: Objective, regime: Regime) -> Array:
+    """By what each embedding is divided, shape (3, rows): its length, or 1 if it is taken as it is."""
+    embeddings = np.asarray(regime.embeddings, np.float64)
+    return np.linalg.norm(embeddings, axis=2) if objective.normalize else np.ones(embeddings.shape[:2])
+
+
+def _compared(objective: Objective, regime: Regime) -> Regime:
+    """The vectors that the distances are taken of."""
+    divisors = _divisors(objective, regime)
+    vectors = np.asarray(regime.embeddings) / np.where(divisors > 0, divisors, 1)[..., None]
+    x, x_pos, x_neg = vectors.astype(regime.x.dtype)
+    return replace(regime, x=x, x_pos=x_pos, x_neg=x_neg)
 
 
 def _overflows(regime: Regime) -> bool:
@@ -100,19 +114,18 @@ def _checks_of_type(caffe: Caffe, product: Product, dtype: str) -> Iterator[Chec
     objective, layers = product.objective, product.facts["layers"]
     judged = dtype if _are_exact(layers) else "float32"
     runner = NetRunner(caffe, product.files[0].text)
-    normalized = NetRunner(caffe, product.text("_normalized.prototxt"))
     for _, regime in _regimes(product, [dtype]):
-        if _overflows(regime):
+        compared = _compared(objective, regime)
+        if _overflows(compared):
             continue
-        if _is_below_shift(regime, layers):
+        if _is_below_shift(compared, layers) or _is_out_of_reach(_divisors(objective, regime), dtype):
             yield _finite("gradient", regime.name, dtype, runner.run(regime.embeddings, 1)[1])
         else:
             yield from _against_reference(objective, runner, regime, layers, dtype, judged)
         if regime.name == "ordinary, n = 7":
             yield _mean(runner, regime, dtype)
-            yield from _normalized(objective, normalized, regime, layers, dtype, judged)
-            zero = replace(regime, x_pos=0 * regime.x_pos)
-            yield _finite("normalized: gradient", "x_pos = 0", dtype, normalized.run(zero.embeddings, len(zero.x))[1])
+            if objective.normalize:
+                yield from _without_direction(runner, regime, dtype)
     yield _images(runner, dtype)
 
 
@@ -129,6 +142,19 @@ def _is_below_shift(regime: Regime, layers: Sequence[Layer]) -> bool:
     return any(np.any((np.sum(np.abs(u), axis=1) > 0) & (np.sum(u * u, axis=1) < 1e16 * SHIFT)) for u in pairs)
 
 
+def _is_out_of_reach(lengths: Array, dtype: str) -> bool:
+    """Whether what is added to a squared length is not small beside it, or 1/length^3 underflows."""
+    longest = float(np.finfo(dtype).tiny) ** (-1 / 3)
+    return bool(np.any(np.square(lengths) < 1e4 * INVERSE_SHIFT) or np.any(lengths > longest))
+
+
+def _without_direction(runner: NetRunner, regime: Regime, dtype: str) -> Iterator[Check]:
+    """An embedding of zeros cannot be normalized, and gets a gradient without NaN all the same."""
+    for name in EMBEDDINGS:
+        batch = [embedding * (other != name) for other, embedding in zip(EMBEDDINGS, regime.embeddings, strict=True)]
+        yield _finite("gradient", f"{name} = 0", dtype, runner.run(batch, len(regime.x))[1])
+
+
 def _finite(name: str, regime: str, dtype: str, gradients: Sequence[Array]) -> Check:
     return Check(name, regime, dtype, int(np.sum(~np.isfinite(gradients))), 0, unit="not finite")
 
@@ -136,18 +162,25 @@ def _finite(name: str, regime: str, dtype: str, gradients: Sequence[Array]) -> C
 def _against_reference(
     objective: Objective, runner: NetRunner, regime: Regime, layers: Sequence[Layer], dtype: str, judged: str
 ) -> Iterator[Check]:
-    """The largest errors of the losses and gradients of the rows of a batch, run one by one."""
+    """The largest errors of the losses and gradients of the rows of a batch, run one by one.
+
+    In units of the last place, which are larger where the shift makes normalized embeddings shorter than rounding does.
+    """
     losses, gradients = runner.run(regime.embeddings, 1)
-    coarse = _coarseness(layers, judged)
+    coarse = _coarseness(objective, layers, judged)
+    steepest, divisors = magnification(_compared(objective, regime)), _divisors(objective, regime)
     worst = {"loss": 0.0, "gradient": 0.0}
     for row, loss in enumerate(losses):
         exact = cached_reference(objective, regime, row)
         wanted = Exact([min(*exact.loss.value, _ceiling(layers))], [*exact.loss.scale])
-        errors = {"loss": ulps([loss], _also_at(coarse, wanted), judged, range_of=dtype), "gradient": list[float]()}
-        for name, gradient in zip(EMBEDDINGS, gradients, strict=True):
-            floor = magnification(regime)
-            at = _also_at(coarse * floor, exact.gradients[name])
-            errors["gradient"] += ulps(gradient[row], at, judged, floor, range_of=dtype)
+        shorter = objective.normalize * INVERSE_SHIFT / (2 * float(np.min(divisors[:, row])) ** 2)
+        unit = 1 + shorter / float(np.finfo(judged).eps)
+        at = _also_at(coarse, wanted, unit)
+        errors = {"loss": ulps([loss], at, judged, range_of=dtype), "gradient": list[float]()}
+        for name, gradient, divisor in zip(EMBEDDINGS, gradients, divisors[:, row], strict=True):
+            slope = steepest / float(divisor)
+            at = _also_at(coarse * slope, exact.gradients[name], unit)
+            errors["gradient"] += ulps(gradient[row], at, judged, max(1, slope), range_of=dtype)
         worst = {what: float(np.max([worst[what], *errors[what]])) for what in worst}  # NaN is the largest
     for what, error in worst.items():
         yield Check(what, regime.name, dtype, error, BOUND)
@@ -158,16 +191,20 @@ def _ceiling(layers: Sequence[Layer]) -> float:
     return min((_CEILINGS[layer.type] for layer in layers if layer.type in _CEILINGS), default=math.inf)
 
 
-def _coarseness(layers: Sequence[Layer], judged: str) -> float:
-    """At what scale a loss or slope of 0 is rounded: 1 if a layer saturates; 1e-18 is what is added to a root of 0."""
-    at_one = any(layer.type in _SATURATING for layer in layers)
+def _coarseness(objective: Objective, layers: Sequence[Layer], judged: str) -> float:
+    """At what scale a loss or slope of 0 is rounded.
+
+    1 if a layer saturates, or if unit vectors are compared: equal ones differ by rounding. A root of 0 is 1e-18, by
+    what is added to it.
+    """
+    at_one = objective.normalize or any(layer.type in _SATURATING for layer in layers)
     shifted = SHIFT in constants(layers)
     return at_one + shifted * math.sqrt(SHIFT) / float(np.finfo(judged).eps)
 
 
-def _also_at(size: float, exact: Exact) -> Exact:
-    """With errors judged at the scale of `size` as well."""
-    return Exact(exact.value, [scale + size for scale in exact.scale])
+def _also_at(size: float, exact: Exact, unit: float) -> Exact:
+    """With errors judged at the scale of `size` as well, and in units so many times as large."""
+    return Exact(exact.value, [unit * (scale + size) for scale in exact.scale])
 
 
 def _mean(runner: NetRunner, regime: Regime, dtype: str) -> Check:
@@ -190,55 +227,6 @@ def _images(runner: NetRunner, dtype: str) -> Check:
     return Check("shape (N, C, H, W)", "bit for bit", dtype, differ, 0, unit="numbers")
 
 
-# ---------------------------------------------------------------- normalized embeddings
-
-
-def _normalized(
-    objective: Objective, runner: NetRunner, regime: Regime, layers: Sequence[Layer], dtype: str, judged: str
-) -> Iterator[Check]:
-    """Against differences of the definition at normalized embeddings, at the scale of a loss and a slope of 1.
-
-    A unit has room for the shift, which shortens a unit vector by about half of that over the squared length.
-    """
-    losses, gradients = runner.run(regime.embeddings, 1)
-    worst_loss = worst_gradient = 0.0
-    shortest = min(float(np.min(np.sum(np.square(e, dtype=np.float64), axis=1))) for e in regime.embeddings)
-    unit = float(np.finfo(judged).eps) + INVERSE_SHIFT / shortest
-    for row, loss in enumerate(losses):
-        vectors = [[float(c) for c in embedding[row]] for embedding in regime.embeddings]
-        exact, slopes = _through_normalization(objective, vectors, regime.parameters)
-        wanted = min(exact, _ceiling(layers))
-        steepest = max(magnification(regime), float(np.max(np.abs(slopes))))
-        errors = np.abs(np.array([gradient[row] for gradient in gradients]) - slopes)
-        worst_loss = float(np.maximum(worst_loss, abs(loss - wanted) / (unit * max(steepest, wanted))))
-        worst_gradient = float(np.maximum(worst_gradient, np.max(errors) / (unit * steepest)))
-    yield Check("normalized: loss", regime.name, dtype, worst_loss, _MORE_ROUNDING)
-    yield Check("normalized: gradient", regime.name, dtype, worst_gradient, _MORE_ROUNDING)
-
-
-def _through_normalization(
-    objective: Objective, vectors: Sequence[Sequence[float]], parameters: Mapping[str, float]
-) -> tuple[float, Array]:
-    """The loss of the vectors divided by their lengths, and its gradients in the vectors, shape (3, dim)."""
-    h = mpmath.mpf(10) ** -25
-
-    def loss(rows: Sequence[Sequence[Any]]) -> Any:
-        x, x_pos, x_neg = ([c / mpmath.norm(row) for c in row] for row in rows)
-        return objective_value(objective, x, x_pos, x_neg, parameters)
-
-    def moved(which: int, at: int, by: Any) -> list[list[Any]]:
-        return [
-            [mpmath.mpf(c) + by * ((which, at) == (n, k)) for k, c in enumerate(row)] for n, row in enumerate(vectors)
-        ]
-
-    with mpmath.workdps(70):
-        slopes = [
-            [float((loss(moved(n, k, h)) - loss(moved(n, k, -h))) / (2 * h)) for k in range(len(row))]
-            for n, row in enumerate(vectors)
-        ]
-        return float(loss(moved(0, 0, 0))), np.array(slopes)
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -257,11 +245,23 @@ def _trained(caffe: Caffe, product: Product) -> tuple[list[Check], tuple[str, ..
     before, after, *_, last = outcome["losses"]
     missed = abs(1 - (before - after) / outcome["predicted"])
     return [
+        _begun(NetRunner(caffe, product.files[0].text), outcome["embeddings"], before),
         Check("siamese: unequal weights", "SGD", "float32", outcome["unequal"], 0, unit="numbers"),
         Check("siamese: blobs that stay", "SGD", "float32", outcome["unmoved"], 0, unit="blobs"),
         Check("siamese: first step", "SGD", "float32", missed, 0.02, unit="of its gradient"),
         Check("siamese: loss", "SGD", "float32", last / before, 0.998, unit="of the first"),
     ], ()
+
+
+def _begun(runner: NetRunner, embeddings: Sequence[Any], loss: float) -> Check:
+    """The siamese net ends in the other one, which has the same loss of the embeddings that it begins with."""
+    batch = [np.array(embedding, "float32") for embedding in embeddings]
+    try:
+        (alone,), _ = runner.run(batch, len(batch[0]))
+    except CaffeError as error:
+        return Check("siamese: begins", "SGD", "float32", 1, 0, unit="errors", detail=str(error))
+    apart = abs(loss - float(alone)) / max(loss, 1)
+    return Check("siamese: begins", "SGD", "float32", apart / float(np.finfo("float32").eps), _MORE_ROUNDING)
 
 
 def trained(

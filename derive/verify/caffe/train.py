@@ -36,9 +36,10 @@ solver_mode: CPU
 def train(path: str, steps: int, rate: float, brightness: float, libraries: Iterable[str] = ()) -> dict[str, Any]:
     """Fit one batch of triplets of ten noisy images.
 
-    losses: before each step and after the last. predicted: by how much the first step lowers a linear loss.
+    losses: before each step and after the last. embeddings: x, x_pos and x_neg before the first, of which the net takes
+    the first loss. predicted: by how much the first step lowers a linear loss.
     unequal: numbers in which the weights of two towers differ. unmoved: blobs of weights that are as they were; biases
-    do not count, because no distance between two embeddings depends on what is added to both.
+    do not count, because no distance between two embeddings depends on what is added to both if none is normalized.
     """
     import caffe
 
@@ -48,6 +49,8 @@ def train(path: str, steps: int, rate: float, brightness: float, libraries: Iter
     solver, _, _ = _begin(caffe, path, rate * loss / slope, brightness)
     towers = [_weights(solver.net, end) for end in ENDS]
     begun = [blob.data.copy() for blob in towers[0]]
+    _loss(solver.net)
+    embeddings = [solver.net.blobs[f"x{end}"].data.tolist() for end in ENDS]
     losses = []
     for _ in range(steps):
         losses.append(_loss(solver.net))
@@ -56,6 +59,7 @@ def train(path: str, steps: int, rate: float, brightness: float, libraries: Iter
     pairs = [pair for tower in towers[1:] for pair in zip(towers[0], tower, strict=True)]
     return {
         "losses": losses,
+        "embeddings": embeddings,
         "predicted": rate * loss,
         "unequal": sum(int(np.sum(blob.data != other.data)) for blob, other in pairs),
         "unmoved": sum(
