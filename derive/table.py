@@ -46,8 +46,8 @@ def table_of(derivation: Derivation, parameters: Mapping[str, float]) -> tuple[R
     rows = []
     with mpmath.workdps(_DIGITS):
         vectors = {name: tuple(map(mpmath.mpf, values)) for name, values in EXAMPLE.items()}
-        point = Point(len(EXAMPLE["x"]), vectors, scalars, derivation.setting.abbreviations)
-        for name, lemma in derivation.gradients.items():
+        point = Point(len(EXAMPLE["x"]), vectors, scalars, derivation.outcome.setting.abbreviations)
+        for name, lemma in derivation.outcome.gradients.items():
             for index, expected in enumerate(exact.gradients[name].value, start=1):
                 value = evaluate(lemma.result, point.at(k, index))
                 difference = abs(value - expected)
@@ -67,7 +67,9 @@ def _below(difference: mpmath.mpf) -> str:
     return f"< 10^{{{exponent}}}"
 
 
-def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
-    """The loss at two distances, for a counterexample, as LaTeX with four digits."""
+def loss_at(
+    objective: Objective, d_pos_value: str, d_neg_value: str, parameters: Mapping[str, float] = MappingProxyType({})
+) -> str:
+    """The loss at two distances, for a counterexample, as LaTeX with four digits; parameters are the defaults."""
     with mpmath.workdps(_SATURATED_DIGITS):
-        return number(loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), {}), 4)
+        return number(loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), parameters), 4)
