@@ -96,7 +96,9 @@ class LatexPrinter(InfixPrinter):
         return text if binds >= precedence else rf"\left({text}\right)"
 
     def _print(self, expr: sp.Expr) -> tuple[str, int]:
-        return (self.named[expr], ATOM) if expr in self.named else super()._print(expr)
+        if (name := self.named.get(expr)) is not None:
+            return name, POWER if "^" in name else ATOM
+        return super()._print(expr)
 
     def quotient(self, above: list[sp.Expr], below: list[sp.Expr]) -> str:
         if not below:

@@ -93,7 +93,7 @@ def _unit(setting: Setting) -> Lemma:
     x, norm = symbols.x, NORMS["x"]
     chain = Chain("derivative of a unit vector", sp.Derivative(x[l] / setting.abbreviations[norm], x[k]), setting)
     by_parts = sp.KroneckerDelta(k, l) / norm - x[l] * x[k] / norm**3
-    chain.then("quotient rule", by_parts, "the derivative of the norm is x[k] over it")
+    chain.then("quotient rule", by_parts, "the derivative of the norm is the component over it")
     chain.then("collect", _jacobian("x", l), "a component over the norm is one of the unit vector")
     return chain.qed()
 
