@@ -76,7 +76,7 @@ def at_units(expr: sp.Expr) -> sp.Expr:
 
 
 def stated_at_units(lemma: Lemma, setting: Setting) -> Lemma:
-    """`lemma`, in whose setting x, x_pos and x_neg are any vectors, with these called unit_x, unit_x_pos, unit_x_neg."""
+    """`lemma`, which holds for any vectors x, x_pos and x_neg, with these called unit_x, unit_x_pos and unit_x_neg."""
     chain = Chain(lemma.name, at_units(lemma.subject), setting)
     for step in lemma.steps:
         chain.then(step.rule, at_units(step.after), step.reason, numeric=step.numeric)

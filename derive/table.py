@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import mpmath
+import sympy as sp
 
 from . import symbols
 from .catalogue import Objective
@@ -67,9 +68,14 @@ def _below(difference: mpmath.mpf) -> str:
     return f"< 10^{{{exponent}}}"
 
 
-def loss_at(
-    objective: Objective, d_pos_value: str, d_neg_value: str, parameters: Mapping[str, float] = MappingProxyType({})
-) -> str:
-    """The loss at two distances, for a counterexample, as LaTeX with four digits; parameters are the defaults."""
+def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
+    """The loss at two distances, for a counterexample, as LaTeX with four digits."""
     with mpmath.workdps(_SATURATED_DIGITS):
-        return number(loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), parameters), 4)
+        return number(loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), {}), 4)
+
+
+def least_on_units(objective: Objective, farthest: sp.Expr, parameters: Mapping[str, float]) -> str:
+    """The loss where the positive is at no distance and the negative at the largest, as LaTeX; nothing if it is 0."""
+    with mpmath.workdps(_SATURATED_DIGITS):
+        value = loss_value(objective.loss, mpmath.mpf(0), evaluate(farthest, Point(1)), parameters)
+        return number(value, 4) if value else ""

@@ -36,7 +36,7 @@ class LatexTarget(Target):
         from ..pictures import curves, field
         from ..proof import anchor_cancels, approached, bounded, entering, farthest_units, prove, side_by_side, where
         from ..symbols import parameter
-        from ..table import EXAMPLE, loss_at
+        from ..table import EXAMPLE, least_on_units, loss_at
 
         objective = derivation.objective
         values = tuple(settings.values(objective).items())
@@ -59,8 +59,8 @@ class LatexTarget(Target):
             "units": UNITS,
             "at_units": AT_UNITS,
             "norms": NORMS,
-            "reach": reach,
-            "least": loss_at(objective, "0", str(reach), dict(values)) if reach else "",
+            "reach": to_latex(reach) if reach else "",
+            "least": least_on_units(objective, reach, dict(values)) if reach else "",
             "introduced": [symbol.name for symbol in derivation.loss.introduced],
             "abbreviations": proof.abbreviations,
             "quotients": [name.removeprefix("quotient ") for name in proof.chains if name.startswith("quotient ")],
