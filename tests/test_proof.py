@@ -153,7 +153,7 @@ def test_a_wrong_gradient_can_not_reach_the_table() -> None:
 
 INSERTED = re.compile(r"<<.*?>>|<%.*?%>|<#.*?#>", re.DOTALL)
 DISPLAYS = re.compile(r"\\\[(.*?)\\\]|\\begin\{align\*\}(.*?)\\end\{align\*\}", re.DOTALL)
-SPACING = re.compile(r"\\\\\[[-\d.]+ex\]|\\begin\{gathered\}|\\end\{gathered\}")
+SPACING = re.compile(r"\\\\\*?\[[-\d.]+ex\]|\\begin\{gathered\}|\\end\{gathered\}")
 
 
 def hand_written(template: str) -> list[str]:
