@@ -507,3 +507,24 @@ def test_a_wide_sum_is_broken_before_its_signs_and_a_narrow_one_is_not() -> None
 
 def test_what_is_no_sum_is_not_broken() -> None:
     assert broken(sp.Mul(2, LONG, evaluate=False)) == (to_latex(sp.Mul(2, LONG, evaluate=False)),)
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_notebook_shows_the_gradients_of_normalized_embeddings_in_both(loss: str) -> None:
+    derivation = differentiate(Objective(DISTANCES["l2"], LOSSES[loss], normalize=True))
+    shown = derivation._repr_latex_()
+    raw = differentiate("l2", loss)
+    assert r"\hat{x}^{+} &= \frac{x^{+}}{\lVert x^{+} \rVert}" in shown
+    assert r"d_{+} &= d(\hat{x}, \hat{x}^{+})" in shown
+    for name, latex in EMBEDDINGS.items():
+        assert (
+            rf"\frac{{\partial L}}{{\partial {latex}_k}} &= {to_latex(derivation.outcome.gradients[name].result)}"
+            in shown
+        )
+        inner = re.sub(r"(?<![a-z])x(?=[_^])", lambda _: r"\hat{x}", to_latex(raw.gradients[name].result))
+        assert f"{latex.replace('x', 'g')}_k &= {inner}" in shown
+    assert r"\norm" not in shown, "a notebook does not know the macros of a document"
+    assert r"\hat" not in raw._repr_latex_()
