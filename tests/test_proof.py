@@ -31,7 +31,7 @@ from derive_triplet.derive.kernel import Reduction, RowKernel
 from derive_triplet.derive.latex import to_latex
 from derive_triplet.derive.lower import lower
 from derive_triplet.derive.normalization import at_units
-from derive_triplet.derive.proof import Proof, farthest_units, prove
+from derive_triplet.derive.proof import Proof, farthest_units, prove, where
 from derive_triplet.derive.steps import DIGITS, Lemma
 from derive_triplet.derive.symbols import d_neg, d_pos, distances_of
 from derive_triplet.derive.table import EXAMPLE, least_on_units, loss_at, table_of
@@ -501,6 +501,15 @@ def test_a_part_that_is_lost_is_missed() -> None:
     text = text_of(PAPER)
     for lost in (r"\section{Squared or not}", "0.4995", "the closed unit ball"):
         assert lost in lacking(text.replace(lost, ""), PAPER)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_points_of_a_kink_are_mathematics(normalize: bool) -> None:
+    derivation = differentiate(Objective(DISTANCES["l2"], LOSSES["hinge"], normalize))
+    shown = [where(kink) for kink in derivation.kinks]
+    pair, zero = r"{0} = {0}^{{{1}}}", r"x = 0,\ x^{+} = 0 \text{ or } x^{-} = 0"
+    vector = r"\hat{x}" if normalize else "x"
+    assert shown == [*(pair.format(vector, sign) for sign in "+-"), "d_{+} - d_{-} + m = 0", *[zero] * normalize]
 
 
 @objectives
