@@ -15,7 +15,8 @@ import sympy as sp
 
 from .functions import Node
 
-_K = sp.Symbol("k", integer=True, positive=True)  # the index in the abbreviation of a vector
+# the indices in the abbreviation of a vector, and of a matrix
+_INDICES = tuple(sp.Symbol(name, integer=True, positive=True) for name in "kl")
 _DIFFERENCE_DIGITS = 30  # central differences with this step err by about its square
 
 
@@ -24,7 +25,7 @@ class Point:
     """Where to evaluate: the dimension, vectors by name (components from 1), and scalars.
 
     A symbol in `abbreviations` has no value of its own: it stands for its expression, evaluated at this point; and a
-    component u[k] for that of a vector u, whatever its index is.
+    component u[k] for that of a vector u, whatever its index is, as u[k, l] does for those of a matrix.
     """
 
     dimension: int
@@ -82,9 +83,12 @@ def _symbol(expr: sp.Symbol, point: Point) -> Any:
 
 def _indexed(expr: sp.Indexed, point: Point) -> Any:
     """A component; that of an abbreviated vector is what the abbreviation of its k-th says."""
-    if (meaning := point.abbreviations.get(expr.base[_K])) is not None:
-        return evaluate(meaning, point.at(_K, int(evaluate(expr.indices[0], point))))
-    return point.vectors[expr.base.label.name][int(evaluate(expr.indices[0], point)) - 1]
+    named, at = _INDICES[: len(expr.indices)], [int(evaluate(index, point)) for index in expr.indices]
+    if (meaning := point.abbreviations.get(expr.base[named])) is None:
+        return point.vectors[expr.base.label.name][at[0] - 1]
+    for index, value in zip(named, at, strict=True):
+        point = point.at(index, value)
+    return evaluate(meaning, point)
 
 
 def _power(expr: sp.Pow, point: Point) -> Any:
@@ -95,9 +99,10 @@ def _power(expr: sp.Pow, point: Point) -> Any:
 
 
 def _sum(expr: sp.Sum, point: Point) -> Any:
-    ((index, low, high),) = expr.limits
+    *inner, (index, low, high) = expr.limits
+    term = sp.Sum(expr.function, *inner) if inner else expr.function
     indices = range(int(evaluate(low, point)), int(evaluate(high, point)) + 1)
-    return mpmath.fsum(evaluate(expr.function, point.at(index, j)) for j in indices)
+    return mpmath.fsum(evaluate(term, point.at(index, j)) for j in indices)
 
 
 def _derivative(expr: sp.Derivative, point: Point) -> Any:

@@ -14,8 +14,23 @@ from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter
 if TYPE_CHECKING:
     from .differentiate import Derivation
 
-_SYMBOLS = {"d_pos": "d_{+}", "d_neg": "d_{-}", "temperature": "T", "margin": "m"}
 EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
+UNITS = {name: latex.replace("x", r"\hat{x}") for name, latex in EMBEDDINGS.items()}
+AT_UNITS = {name: latex.replace("x", "g") for name, latex in EMBEDDINGS.items()}
+NORMS = {name: rf"\lVert {latex} \rVert" for name, latex in EMBEDDINGS.items()}
+_SYMBOLS = {
+    "d_pos": "d_{+}",
+    "d_neg": "d_{-}",
+    "temperature": "T",
+    "margin": "m",
+    **{f"norm_{name}": latex for name, latex in NORMS.items()},
+}
+_VECTORS = {
+    **EMBEDDINGS,
+    **{f"unit_{name}": latex for name, latex in UNITS.items()},
+    **{f"g_{name}": latex for name, latex in AT_UNITS.items()},
+}
+_CURVATURES = {f"h_{a}_{b}": (UNITS[a], UNITS[b]) for a in EMBEDDINGS for b in EMBEDDINGS}
 _ESCAPES = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -27,6 +42,16 @@ _ESCAPES = {
 def escape(text: str) -> str:
     """`text` as LaTeX shows it, whatever characters it holds."""
     return "".join(_ESCAPES.get(character, character) for character in text)
+
+
+def partial(function: str, variable: str) -> str:
+    """A partial derivative, of a function and in a variable that are LaTeX already."""
+    return rf"\frac{{\partial {function}}}{{\partial {variable}}}"
+
+
+def second_partial(function: str, first: str, then: str) -> str:
+    """A second partial derivative."""
+    return rf"\frac{{\partial^2 {function}}}{{\partial {first}\,\partial {then}}}"
 
 
 def number(value: Any, digits: int) -> str:
@@ -71,7 +96,9 @@ class LatexPrinter(InfixPrinter):
         return text if binds >= precedence else rf"\left({text}\right)"
 
     def _print(self, expr: sp.Expr) -> tuple[str, int]:
-        return (self.named[expr], ATOM) if expr in self.named else super()._print(expr)
+        if (name := self.named.get(expr)) is not None:
+            return name, POWER if "^" in name else ATOM
+        return super()._print(expr)
 
     def quotient(self, above: list[sp.Expr], below: list[sp.Expr]) -> str:
         if not below:
@@ -97,8 +124,12 @@ class LatexPrinter(InfixPrinter):
 
     def _print_Indexed(self, expr: sp.Indexed) -> tuple[str, int]:
         name = expr.base.label.name
-        shown = EMBEDDINGS.get(name, name)
-        return f"{shown}_{{{self(expr.indices[0])}}}", ATOM if shown == name else POWER
+        indices = [self(index) for index in expr.indices]
+        if name in _CURVATURES:
+            of = (f"{vector}_{{{index}}}" for vector, index in zip(_CURVATURES[name], indices, strict=True))
+            return second_partial("L", *of), ATOM
+        shown = _VECTORS.get(name, name)
+        return f"{shown}_{{{indices[0]}}}", POWER if "^" in shown else ATOM
 
     def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
         return rf"\frac{{{expr.p}}}{{{expr.q}}}", MUL
@@ -109,8 +140,9 @@ class LatexPrinter(InfixPrinter):
     # ------------------------------------------------------------ operators
 
     def _print_Sum(self, expr: sp.Sum) -> tuple[str, int]:
-        ((index, low, high),) = expr.limits
-        return rf"\sum_{{{self(index)}={self(low)}}}^{{{self(high)}}} {self.at_least(expr.function, MUL)}", UNARY - 1
+        outermost_first = reversed(expr.limits)
+        sums = (rf"\sum_{{{self(index)}={self(low)}}}^{{{self(high)}}} " for index, low, high in outermost_first)
+        return f"{''.join(sums)}{self.at_least(expr.function, MUL)}", UNARY - 1
 
     def _print_Derivative(self, expr: sp.Derivative) -> tuple[str, int]:
         variable = self(expr.variables[0])
@@ -182,10 +214,18 @@ def to_latex(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> str:
 
 def in_a_notebook(derivation: Derivation) -> str:
     """The loss and its gradients, and all that they are written in, as one display."""
-    rows = [("d(x, y)", derivation.distance.value)]
-    rows += [(to_latex(symbol), meaning) for symbol, meaning in derivation.loss.used.items()]
-    rows.append(("L", derivation.loss.value.result))
-    for name, lemma in derivation.gradients.items():
-        rows.append((rf"\frac{{\partial L}}{{\partial {EMBEDDINGS[name]}_k}}", lemma.result))
-    lines = (f"{left} &= {to_latex(right)}" for left, right in rows)
+    from .normalization import at_units
+
+    rows = [("d(x, y)", to_latex(derivation.distance.value))]
+    if derivation.normalization:
+        rows += [(unit, rf"\frac{{{EMBEDDINGS[name]}}}{{{NORMS[name]}}}") for name, unit in UNITS.items()]
+        rows += [(d, f"d({UNITS['x']}, {UNITS[of]})") for d, of in (("d_{+}", "x_pos"), ("d_{-}", "x_neg"))]
+    rows += [(to_latex(symbol), to_latex(meaning)) for symbol, meaning in derivation.loss.used.items()]
+    rows.append(("L", to_latex(derivation.loss.value.result)))
+    if derivation.normalization:
+        given = derivation.gradients.items()
+        rows += [(f"{AT_UNITS[name]}_k", to_latex(at_units(lemma.result))) for name, lemma in given]
+    for name, lemma in derivation.outcome.gradients.items():
+        rows.append((partial("L", f"{EMBEDDINGS[name]}_k"), to_latex(lemma.result)))
+    lines = (f"{left} &= {right}" for left, right in rows)
     return "$$\\begin{aligned}" + r" \\ ".join(lines) + "\\end{aligned}$$"

@@ -75,18 +75,37 @@ def at_units(expr: sp.Expr) -> sp.Expr:
     return expr.xreplace({vector: UNITS[e] for e, vector in EMBEDDINGS.items()})
 
 
+def stated_at_units(lemma: Lemma, setting: Setting) -> Lemma:
+    """`lemma`, which holds for any vectors x, x_pos and x_neg, with these called unit_x, unit_x_pos and unit_x_neg."""
+    chain = Chain(lemma.name, at_units(lemma.subject), setting)
+    for step in lemma.steps:
+        chain.then(step.rule, at_units(step.after), step.reason, numeric=step.numeric)
+    return chain.qed()
+
+
+def setting_at_units(setting: Setting) -> Setting:
+    """The setting of lemmas that are stated at unit vectors, which hold for any vectors of these names."""
+    vectors = tuple(UNITS[e].label.name for e in setting.vectors)
+    return Setting(vectors, setting.scalars, {s: at_units(meaning) for s, meaning in setting.abbreviations.items()})
+
+
 def _unit(setting: Setting) -> Lemma:
     x, norm = symbols.x, NORMS["x"]
     chain = Chain("derivative of a unit vector", sp.Derivative(x[l] / setting.abbreviations[norm], x[k]), setting)
     by_parts = sp.KroneckerDelta(k, l) / norm - x[l] * x[k] / norm**3
-    chain.then("quotient rule", by_parts, "the derivative of the norm is x[k] over it")
+    chain.then("quotient rule", by_parts, "the derivative of the norm is the component over it")
     chain.then("collect", _jacobian("x", l), "a component over the norm is one of the unit vector")
     return chain.qed()
 
 
 def _jacobian(e: str, component: sp.Symbol) -> sp.Expr:
     """The derivative of one component of the unit vector in the k-th of the embedding."""
-    return (sp.KroneckerDelta(k, component) - UNITS[e][component] * UNITS[e][k]) / NORMS[e]
+    return projection(e, k, component) / NORMS[e]
+
+
+def projection(e: str, row: sp.Symbol, column: sp.Symbol) -> sp.Expr:
+    """An entry of the matrix that takes away the part along a unit vector."""
+    return sp.KroneckerDelta(row, column) - UNITS[e][column] * UNITS[e][row]
 
 
 def _gradient(e: str, loss: LossDerivation, setting: Setting) -> Lemma:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import TypeVar
 
 import sympy as sp
 
@@ -17,15 +18,18 @@ from .catalogue import DISTANCES, Objective
 from .differentiate import Derivation, differentiate
 from .functions import Node
 from .functions import step as step_function
-from .kernel import RowKernel
-from .latex import EMBEDDINGS, WIDE, broken, escape, to_latex, width
+from .kernel import Reduction, RowKernel
+from .latex import AT_UNITS, EMBEDDINGS, NORMS, UNITS, WIDE, broken, escape, partial, second_partial, to_latex, width
 from .lemmas import DistanceDerivation, LossDerivation, abbreviated, times
+from .normalization import at_units, setting_at_units, stated_at_units
 from .properties import Bound, Kink
 from .second import SecondDerivation, differentiate_twice
 from .stabilise import RULES
 from .steps import Chain, Lemma, Setting, Step
-from .symbols import d_neg, d_pos
+from .symbols import d_neg, d_pos, i, k, n
 from .table import Row, table_of
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,12 @@ def _companion(objective: Objective) -> Derivation | None:
     """The same loss on the distance that is this one squared, or of which this one is the square."""
     name = objective.distance.name
     other = name.removesuffix("-squared") if name.endswith("-squared") else f"{name}-squared"
-    return differentiate(Objective(DISTANCES[other], objective.loss)) if other in DISTANCES else None
+    return differentiate(replace(objective, distance=DISTANCES[other])) if other in DISTANCES else None
+
+
+def entering(derivation: Derivation) -> Mapping[str, str]:
+    """What a display calls the vectors that the distances are taken of: the embeddings, or their unit vectors."""
+    return UNITS if derivation.normalization else EMBEDDINGS
 
 
 # ---------------------------------------------------------------- equations
@@ -135,27 +144,44 @@ def _chains(
         sides = [left, *[""] * len(lemma.steps)]
         return tuple(_line(step, side, named) for step, side in zip(lemma.steps, sides, strict=False))
 
-    chains = {f"distance {v}": lines(distance.gradients[v], _partial("d", f"{v}_k")) for v in "xy"}
+    chains = {f"distance {v}": lines(distance.gradients[v], partial("d", f"{v}_k")) for v in "xy"}
     chains["length"] = lines(distance.gradient_norm, _LENGTH)
     for name, lemma in quotient_lemmas(loss).items():
-        chains[f"quotient {name}"] = lines(lemma, _partial(to_latex(name), "d_{+}"))
+        chains[f"quotient {name}"] = lines(lemma, partial(to_latex(name), "d_{+}"))
     chains["stable"] = lines(loss.value, to_latex(loss.definition))
     for which, lemma in loss.slopes.items():
-        chains[f"slope {which}"] = lines(lemma, _partial("L", to_latex(which)))
-    for name, lemma in derivation.gradients.items():
-        chains[f"gradient {name}"] = lines(lemma, _partial("L", f"{EMBEDDINGS[name]}_k"))
+        chains[f"slope {which}"] = lines(lemma, partial("L", to_latex(which)))
+    vectors = entering(derivation)
+    for name, lemma in _at_vectors(derivation, derivation.gradients).items():
+        chains[f"gradient {name}"] = lines(lemma, partial("L", f"{vectors[name]}_k"))
+    if derivation.normalization:
+        chains["unit"] = lines(derivation.normalization.unit, partial(f"{UNITS['x']}_l", "x_k"))
+        for name, lemma in derivation.normalization.gradients.items():
+            chains[f"raw gradient {name}"] = lines(lemma, partial("L", f"{EMBEDDINGS[name]}_k"))
     for pair, lemma in second.distance.items():
-        chains[f"curvature {pair}"] = lines(lemma, _second("d", f"{pair[0]}_k", f"{pair[1]}_l"))
+        chains[f"curvature {pair}"] = lines(lemma, second_partial("d", f"{pair[0]}_k", f"{pair[1]}_l"))
     for (a, b), lemma in second.loss.items():
-        chains[f"curvature {a} {b}"] = lines(lemma, _second("L", to_latex(a), to_latex(b)))
-    for (first, then), lemma in second.blocks.items():
-        left = _second("L", f"{EMBEDDINGS[first]}_k", f"{EMBEDDINGS[then]}_l")
-        chains[f"block {first} {then}"] = lines(lemma, left)
+        chains[f"curvature {a} {b}"] = lines(lemma, second_partial("L", to_latex(a), to_latex(b)))
+    for kind, blocks, of in (
+        ("block", _at_vectors(derivation, second.blocks), vectors),
+        ("raw block", second.raw, EMBEDDINGS),
+    ):
+        for (first, then), lemma in blocks.items():
+            left = second_partial("L", f"{of[first]}_k", f"{of[then]}_l")
+            chains[f"{kind} {first} {then}"] = lines(lemma, left)
     if companion:
         roots = [one for one in (distance, companion.distance) if not one.distance.name.endswith("-squared")]
         cancelled = _cancelled(roots[0])
         chains["cancelled"] = lines(cancelled, to_latex(cancelled.subject))
     return chains
+
+
+def _at_vectors(derivation: Derivation, lemmas: Mapping[K, Lemma]) -> Mapping[K, Lemma]:
+    """Lemmas on the vectors that the distances are taken of, by the names that a display calls these."""
+    if not derivation.normalization:
+        return lemmas
+    setting = setting_at_units(derivation.setting)
+    return {key: stated_at_units(lemma, setting) for key, lemma in lemmas.items()}
 
 
 def _cancelled(distance: DistanceDerivation) -> Lemma:
@@ -168,7 +194,8 @@ def _cancelled(distance: DistanceDerivation) -> Lemma:
 
 def distances_by_name(derivation: Derivation) -> dict[sp.Expr, str]:
     """What a display writes instead of the two distances."""
-    return {derivation.setting.abbreviations[which]: to_latex(which) for which in (d_pos, d_neg)}
+    setting = setting_at_units(derivation.setting) if derivation.normalization else derivation.setting
+    return {setting.abbreviations[which]: to_latex(which) for which in (d_pos, d_neg)}
 
 
 def _line(step: Step, left: str, named: Mapping[sp.Expr, str]) -> Line:
@@ -204,32 +231,32 @@ def _by_quotient_rule(name: sp.Symbol, above: sp.Expr, below: sp.Expr, setting: 
     return chain.qed()
 
 
-def _partial(function: str, variable: str) -> str:
-    return rf"\frac{{\partial {function}}}{{\partial {variable}}}"
-
-
-_LENGTH = rf"\sum_{{k=1}}^{{n}} \left({_partial('d', 'x_k')}\right)^{{2}}"
-
-
-def _second(function: str, first: str, then: str) -> str:
-    return rf"\frac{{\partial^2 {function}}}{{\partial {first}\,\partial {then}}}"
+_LENGTH = rf"\sum_{{k=1}}^{{n}} \left({partial('d', 'x_k')}\right)^{{2}}"
 
 
 def _formulas(derivation: Derivation) -> dict[str, str]:
     distance, loss = derivation.distance, derivation.loss
+    gradients = {name: lemma.result for name, lemma in derivation.gradients.items()}
+    if derivation.normalization:
+        gradients = {name: at_units(gradient) for name, gradient in gradients.items()}
     formulas = {
         "distance": to_latex(distance.value),
         "loss": to_latex(loss.definition),
         "stable": to_latex(loss.value.result),
         **{f"define {name}": to_latex(value) for name, value in loss.introduced.items()},
         **{f"slope {which}": to_latex(lemma.result) for which, lemma in loss.slopes.items()},
-        **{f"gradient {name}": to_latex(lemma.result) for name, lemma in derivation.gradients.items()},
+        **{f"gradient {name}": to_latex(gradient) for name, gradient in gradients.items()},
         "length of the gradient": _LENGTH,
         "length": to_latex(distance.gradient_norm.result),
     }
     rows = sp.Symbol("B", positive=True)
-    for name, lemma in derivation.gradients.items():
+    for name, lemma in derivation.outcome.gradients.items():
         formulas[f"mean {name}"] = to_latex(times(1 / rows, lemma.result))
+    if normalization := derivation.normalization:
+        for name, of in (("unit", symbols.UNITS["x"][k]), ("norm", symbols.NORMS["x"])):
+            formulas[name] = to_latex(normalization.setting.abbreviations[of])
+        for name, lemma in normalization.gradients.items():
+            formulas[f"raw gradient {name}"] = to_latex(lemma.result)
     for symbol, meaning in loss.abbreviations.items():
         formulas[symbol.name] = to_latex(meaning)
     return formulas
@@ -257,11 +284,19 @@ def anchor_cancels(proof: Proof) -> bool:
 # ---------------------------------------------------------------- the code and the numbers
 
 
+def _inner(a: str, b: str) -> str:
+    return rf"\langle {a}, {b} \rangle"
+
+
 _IN_THE_DOCUMENT = {
     "delta": r"\Delta",
     "loss": "L",
     "slope": r"\partial L / \partial d_{+}",
     **{f"grad_{name}": rf"\partial L / \partial {latex}_{{k}}" for name, latex in EMBEDDINGS.items()},
+    **{f"square_{name}": f"{latex}^{{2}}" for name, latex in NORMS.items()},
+    **{f"inverse_{name}": f"{latex}^{{-1}}" for name, latex in NORMS.items()},
+    **{f"unit_{name}": f"{latex}_{{k}}" for name, latex in UNITS.items()},
+    **{f"along_{name}": _inner(latex, UNITS[name]) for name, latex in AT_UNITS.items()},
 }
 
 
@@ -270,18 +305,37 @@ def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
     named = {sp.Symbol(name, real=True): f"{latex}_{{k}}" for name, latex in EMBEDDINGS.items()}
     rows: list[tuple[sp.Symbol, str]] = []
 
-    def enter(symbol: sp.Symbol, value: str) -> None:
-        known = _IN_THE_DOCUMENT.get(symbol.name) or ("" if "_" in symbol.name[2:] else to_latex(symbol))
+    def enter(symbol: sp.Symbol, value: str, known: str = "") -> None:
+        known = known or _IN_THE_DOCUMENT.get(symbol.name) or ("" if "_" in symbol.name[2:] else to_latex(symbol))
         rows.append((symbol, value))
         named.setdefault(symbol, known or rf"\texttt{{{escape(symbol.name)}}}")
 
-    for a in kernel.components:
-        enter(a.symbol, to_latex(a.value, named))
-    for r in kernel.reductions:
-        enter(r.symbol, rf"\sum_{{k=1}}^{{n}} {to_latex(r.term, named)}")
-    for a in (*kernel.scalars, *kernel.maps):
+    def enter_components() -> None:
+        """Those whose value is known by now."""
+        known = {*named, *map(symbols.parameter, kernel.parameters)}
+        for a in kernel.components:
+            if a.symbol not in named and a.value.free_symbols <= known:
+                known.add(a.symbol)
+                enter(a.symbol, to_latex(a.value, named))
+
+    for stage in kernel.stages:
+        enter_components()
+        for r in stage.reductions:
+            enter(r.symbol, rf"\sum_{{k=1}}^{{n}} {to_latex(r.term, named)}", _inner_product(r, named))
+        for a in stage.scalars:
+            enter(a.symbol, to_latex(a.value, named))
+    enter_components()
+    for a in kernel.maps:
         enter(a.symbol, to_latex(a.value, named))
     return tuple((escape(symbol.name), named[symbol], value) for symbol, value in rows)
+
+
+def _inner_product(reduction: Reduction, named: Mapping[sp.Expr, str]) -> str:
+    """What to call the sum of a unit vector times something else; nothing if it is no such sum."""
+    for name in sorted(UNITS, key=len, reverse=True):  # x_pos begins with x
+        if reduction.name.startswith(f"dot_{name}_"):
+            return _inner(UNITS[name], to_latex(reduction.term / sp.Symbol(f"unit_{name}", real=True), named))
+    return ""
 
 
 # ---------------------------------------------------------------- words that hold a formula
@@ -289,14 +343,29 @@ def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
 
 def where(kink: Kink) -> str:
     """The points of a kink as LaTeX."""
-    names = {**EMBEDDINGS, **{name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")}}
-    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), kink.where)
+    names = {
+        **EMBEDDINGS,
+        **{f"unit_{name}": latex for name, latex in UNITS.items()},
+        **{name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")},
+        "or": r"\text{ or }",
+    }
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), kink.where).replace(", ", r",\ ")
+
+
+def farthest_units(distance: DistanceDerivation) -> sp.Expr | None:
+    """The largest distance of two unit vectors, where the distance is a power of the Euclidean one.
+
+    By the triangle inequality they are at most 2 apart, and opposite ones are.
+    """
+    base, exponent = distance.value.as_base_exp()
+    euclidean = sp.Sum((symbols.x[i] - symbols.y[i]) ** 2, (i, 1, n))
+    return sp.Integer(4) ** exponent if base == euclidean and exponent.is_positive else None
 
 
 def bounded(bound: Bound) -> str:
     """A bound as LaTeX."""
     of = EMBEDDINGS.get(bound.variable)
-    quantity = rf"\norm{{\nabla_{{{of}}} L}}" if of else rf"\left| {_partial('L', 'd_{+}')} \right|"
+    quantity = rf"\norm{{\nabla_{{{of}}} L}}" if of else rf"\left| {partial('L', 'd_{+}')} \right|"
     return rf"{quantity} \le {to_latex(bound.limit)}"
 
 

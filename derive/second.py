@@ -6,15 +6,16 @@ The l-th component of the derivative of the k-th gradient component. As in `lemm
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
 from . import symbols
 from .differentiate import Derivation
 from .lemmas import DistanceDerivation, LossDerivation, abbreviated
+from .normalization import Normalization, at_units, projection
 from .steps import Chain, Lemma, Setting
-from .symbols import d, d_neg, d_pos, i, k, l
+from .symbols import d, d_neg, d_pos, i, j, k, l, n
 
 _ROLES = {"x": {d_pos: "x", d_neg: "x"}, "x_pos": {d_pos: "y"}, "x_neg": {d_neg: "y"}}
 """The distances that an embedding enters, and as which argument of d."""
@@ -27,13 +28,15 @@ _OF_THE_ANCHOR = (("x", "x"), ("x", "x_pos"), ("x", "x_neg"))
 class SecondDerivation:
     """Second derivatives as lemmas, those of d and of the loss as far as a block is made of them.
 
-    distance: by pairs of arguments of d, such as 'xy'. loss: by pairs of distances. blocks: by pairs of embeddings;
-    those of the anchor only where they do not follow from the others.
+    distance: by pairs of arguments of d, such as 'xy'. loss: by pairs of distances. blocks: by pairs of embeddings,
+    the vectors that the distances are taken of; those of the anchor only where they do not follow from the others.
+    raw: where embeddings are normalized, the same blocks in the raw ones.
     """
 
     distance: Mapping[str, Lemma]
     loss: Mapping[tuple[sp.Symbol, sp.Symbol], Lemma]
     blocks: Mapping[tuple[str, str], Lemma]
+    raw: Mapping[tuple[str, str], Lemma]
 
 
 def differentiate_twice(derivation: Derivation) -> SecondDerivation:
@@ -43,7 +46,9 @@ def differentiate_twice(derivation: Derivation) -> SecondDerivation:
     distance = {pair: _distance_curvature(derivation.distance, *pair) for pair in pairs}
     loss = {pair: _loss_curvature(derivation.loss, *pair) for pair in ((d_pos, d_pos), (d_pos, d_neg), (d_neg, d_neg))}
     blocks = {pair: _block(derivation, distance, loss, *pair) for pair in shown}
-    return SecondDerivation(distance, loss, blocks)
+    through = derivation.normalization
+    raw = {pair: _through_units(through, block, *pair) for pair, block in blocks.items()} if through else {}
+    return SecondDerivation(distance, loss, blocks, raw)
 
 
 def _distance_curvature(derivation: DistanceDerivation, first: str, second: str) -> Lemma:
@@ -125,3 +130,25 @@ def _block(
         "the loss curves along the distances, and its slope meets the curvature of d",
     )
     return chain.qed()
+
+
+def _through_units(normalization: Normalization, block: Lemma, first: str, second: str) -> Lemma:
+    """A block in the raw embeddings, from that in their unit vectors."""
+    inner = symbols.CURVATURES[first, second]
+    known = normalization.setting
+    setting = replace(known, abbreviations={**known.abbreviations, inner[k, l]: at_units(block.result)})
+    gradient = normalization.gradients[first].result
+    subject = sp.Derivative(gradient, symbols.EMBEDDINGS[second][l])
+    chain = Chain(f"Hessian block {first}, {second}, through the unit vectors", subject, setting)
+    projected = sp.Sum(projection(first, k, i) * inner[i, j] * projection(second, j, l), (j, 1, n))
+    terms = [sp.Sum(projected, (i, 1, n)) / (symbols.NORMS[first] * symbols.NORMS[second])]
+    if first == second:
+        unit, norm, g = symbols.UNITS[first], symbols.NORMS[first], symbols.AT_UNITS[first]
+        along = sp.Sum(g[i] * unit[i], (i, 1, n))
+        terms += [
+            -unit[l] * (g[k] - unit[k] * along) / norm**2,
+            -unit[k] * (g[l] - unit[l] * along) / norm**2,
+            -projection(first, k, l) * along / norm**2,
+        ]
+    reason = "the loss curves in the unit vectors" + ", which curve in the embedding" * (first == second)
+    return chain.then("chain rule", sp.Add(*terms), reason, numeric=True).qed()

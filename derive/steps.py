@@ -30,7 +30,7 @@ class Setting:
 
     vectors: names of embeddings, which take any real components.
     scalars: symbols that take any value their assumptions allow.
-    abbreviations: symbols that stand for an expression, and components u[k] of vectors that do.
+    abbreviations: symbols that stand for an expression, and components u[k] of vectors, u[k, l] of matrices, that do.
     dimensions: the lengths of the vectors, where not any will do.
     """
 
@@ -94,11 +94,11 @@ class Setting:
 
 def _with_meanings(expr: sp.Expr, meanings: Mapping[sp.Expr, sp.Expr]) -> sp.Expr:
     """`expr` with what abbreviations stand for; that of u[k] holds for every component of u."""
-    vectors = {
-        component: meanings[component.base[symbols.k]].xreplace({symbols.k: component.indices[0]})
-        for component in expr.atoms(sp.Indexed)
-        if component.base[symbols.k] in meanings
-    }
+    vectors = {}
+    for component in expr.atoms(sp.Indexed):
+        named = (symbols.k, symbols.l)[: len(component.indices)]
+        if (meaning := meanings.get(component.base[named])) is not None:
+            vectors[component] = meaning.xreplace(dict(zip(named, component.indices, strict=True)))
     return expr.xreplace({**meanings, **vectors})
 
 

@@ -31,6 +31,10 @@ EMBEDDINGS: Mapping[str, sp.IndexedBase] = MappingProxyType({"x": x, "x_pos": x_
 NORMS: Mapping[str, sp.Symbol] = MappingProxyType({e: sp.Symbol(f"norm_{e}", positive=True) for e in EMBEDDINGS})
 UNITS: Mapping[str, sp.IndexedBase] = MappingProxyType({e: sp.IndexedBase(f"unit_{e}", real=True) for e in EMBEDDINGS})
 AT_UNITS: Mapping[str, sp.IndexedBase] = MappingProxyType({e: sp.IndexedBase(f"g_{e}", real=True) for e in EMBEDDINGS})
+# and the second derivatives there, in the k-th component of one and the l-th of another
+CURVATURES: Mapping[tuple[str, str], sp.IndexedBase] = MappingProxyType(
+    {(a, b): sp.IndexedBase(f"h_{a}_{b}", real=True) for a in EMBEDDINGS for b in EMBEDDINGS}
+)
 
 _VARIABLE = sp.Dummy(real=True)
 _COMPONENTS = sp.symbols("component:6", real=True)

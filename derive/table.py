@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import mpmath
+import sympy as sp
 
 from . import symbols
 from .catalogue import Objective
@@ -46,8 +47,8 @@ def table_of(derivation: Derivation, parameters: Mapping[str, float]) -> tuple[R
     rows = []
     with mpmath.workdps(_DIGITS):
         vectors = {name: tuple(map(mpmath.mpf, values)) for name, values in EXAMPLE.items()}
-        point = Point(len(EXAMPLE["x"]), vectors, scalars, derivation.setting.abbreviations)
-        for name, lemma in derivation.gradients.items():
+        point = Point(len(EXAMPLE["x"]), vectors, scalars, derivation.outcome.setting.abbreviations)
+        for name, lemma in derivation.outcome.gradients.items():
             for index, expected in enumerate(exact.gradients[name].value, start=1):
                 value = evaluate(lemma.result, point.at(k, index))
                 difference = abs(value - expected)
@@ -71,3 +72,10 @@ def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
     """The loss at two distances, for a counterexample, as LaTeX with four digits."""
     with mpmath.workdps(_SATURATED_DIGITS):
         return number(loss_value(objective.loss, mpmath.mpf(d_pos_value), mpmath.mpf(d_neg_value), {}), 4)
+
+
+def least_on_units(objective: Objective, farthest: sp.Expr, parameters: Mapping[str, float]) -> str:
+    """The loss where the positive is at no distance and the negative at the largest, as LaTeX; nothing if it is 0."""
+    with mpmath.workdps(_SATURATED_DIGITS):
+        value = loss_value(objective.loss, mpmath.mpf(0), evaluate(farthest, Point(1)), parameters)
+        return number(value, 4) if value else ""

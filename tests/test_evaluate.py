@@ -11,7 +11,7 @@ import sympy as sp
 
 from derive_triplet.derive.evaluate import Point, evaluate
 from derive_triplet.derive.functions import masked_ratio, positive_part, sigmoid, softplus, step
-from derive_triplet.derive.symbols import i, k, n, x, y
+from derive_triplet.derive.symbols import i, k, l, n, x, y
 
 A, B = sp.symbols("a b", real=True)
 X = ("0.5", "-1.25", "3")
@@ -54,6 +54,7 @@ CASES = {
         sp.Sum(x[i] * sp.Sum(y[k], (k, 1, i)), (i, 1, n)),
         lambda: mpmath.mpf("0.5") * 2 - mpmath.mpf("1.25") * mpmath.mpf("2.75") + 3 * mpmath.mpf("2.65"),
     ),
+    "sum over two indices": (sp.Sum(x[i] * y[k], (k, 1, i), (i, 1, n)), lambda: CASES["sum in a sum"][1]()),
     "delta": (sp.Sum(x[i] * sp.KroneckerDelta(i, k), (i, 1, n)), lambda: mpmath.mpf("-1.25")),
     "nodes": (
         sigmoid(B) + softplus(B) + positive_part(B) + step(A) + masked_ratio(A, B),
@@ -129,3 +130,12 @@ def test_a_moved_point_has_values_of_its_own() -> None:
 def test_what_it_does_not_know_it_refuses(expr: sp.Expr, reason: str) -> None:
     with pytest.raises(NotImplementedError, match=reason):
         evaluate(expr, at())
+
+
+def test_a_component_of_a_matrix_is_what_its_abbreviation_says_of_these_indices() -> None:
+    matrix = sp.IndexedBase("m", real=True)
+    point = replace(at(3), abbreviations={matrix[k, l]: x[k] * y[l] + l})
+    assert evaluate(matrix[2, 1], point) == mpmath.mpf("-1.25") * 2 + 1
+    assert evaluate(matrix[1, k], point) == mpmath.mpf("0.5") * mpmath.mpf("-0.1") + 3
+    total = evaluate(sp.Sum(matrix[i, k], (i, 1, n)), point)
+    assert abs(total - (mpmath.mpf("2.25") * mpmath.mpf("-0.1") + 9)) < mpmath.mpf("1e-14")

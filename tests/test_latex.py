@@ -20,7 +20,7 @@ from derive_triplet.derive.functions import positive_part, sigmoid, softplus, st
 from derive_triplet.derive.latex import WIDE, broken, escape, to_latex, width
 from derive_triplet.derive.proof import Line
 from derive_triplet.derive.steps import DIGITS, Setting
-from derive_triplet.derive.symbols import d_neg, d_pos, i, k, l, n, x, x_neg, x_pos, y
+from derive_triplet.derive.symbols import d_neg, d_pos, i, j, k, l, n, x, x_neg, x_pos, y
 
 PRECISION = DIGITS + 20
 FRESH = 20261  # a seed with which no step was checked when it was made
@@ -35,7 +35,7 @@ class Reader:
     """
 
     TOKEN = re.compile(
-        r"\\frac|\\partial|\\sqrt|\\sum|\\delta|\\sigma|\\log|\\max|\\operatorname\{softplus\}|\\mathbf\{1\}"
+        r"\\frac|\\partial|\\hat\{x\}|\\[lr]Vert|\\sqrt|\\sum|\\delta|\\sigma|\\log|\\max|\\operatorname\{softplus\}|\\mathbf\{1\}"
         r"|\\left[(\[]|\\right[)\]]|\\mathit\{\w+\}|\d+|[a-zA-Z]|[-+/^_{}(),=>]|\\,"
     )
     ENDS = frozenset(("+", "-", "}", ")", ",", "=", ">", "/", r"\right)", r"\right]", ""))
@@ -108,7 +108,7 @@ class Reader:
         if token.isdigit():
             return sp.Integer(token)
         signed = self.tokens[:2] == ["^", "{"] and self.tokens[2] in ("+", "-")
-        if (token == "x" and signed) or (token == "d" and self.tokens[0] == "_"):
+        if (token in ("x", r"\hat{x}", "g") and signed) or (token == "d" and self.tokens[0] == "_"):
             token += "".join(self.tokens[:4])
             del self.tokens[:4]
         assert token in self.names, f"{token!r} is no name"
@@ -122,6 +122,8 @@ class Reader:
         if self.tokens[:2] != ["{", r"\partial"]:
             return self.braced() / self.braced()
         del self.tokens[:2]
+        if second := self.tokens[0] == "^":
+            del self.tokens[:2]
         function = None if self.tokens[0] == "}" else self.atom()
         self.take("}")
 
@@ -129,6 +131,13 @@ class Reader:
             self.take(r"\partial")
             return self.atom()
 
+        def variables() -> tuple[sp.Expr, sp.Expr]:
+            return variable(), self.take(r"\,") and variable()
+
+        if second:  # of the loss, by the name of the block that it is an entry of
+            one, other = self.braced(variables)
+            embeddings = (component.base.label.name.removeprefix("unit_") for component in (one, other))
+            return symbols.CURVATURES[tuple(embeddings)][one.indices[0], other.indices[0]]
         in_variable = self.braced(variable)
         return sp.Derivative(self.product() if function is None else function, in_variable)
 
@@ -142,6 +151,13 @@ class Reader:
         index, low = self.braced(limits)
         high = self.superscript()
         return sp.Sum(self.product(), (index, low, high))
+
+    def norm(self) -> sp.Expr:
+        token = self.take()
+        while self.tokens[0] != r"\rVert":
+            token += self.take()
+        self.take()
+        return self.names[f"|{token}|"]
 
     def sigmoid(self) -> sp.Expr:
         power = self.superscript() if self.tokens[0] == "^" else sp.S.One
@@ -179,6 +195,7 @@ class Reader:
 _ATOMS: dict[str, Callable[[Reader], sp.Expr]] = {
     r"\frac": Reader.frac,
     r"\sum": Reader.total,
+    r"\lVert": Reader.norm,
     r"\sigma": Reader.sigmoid,
     r"\delta": Reader.delta,
     r"\left[": Reader.positive_part,
@@ -190,7 +207,23 @@ _ATOMS: dict[str, Callable[[Reader], sp.Expr]] = {
 }
 
 WRITTEN = {"temperature": "T", "margin": "m", "d_pos": "d_{+}", "d_neg": "d_{-}"}
-COMPONENTS = {"x": x, "y": y, "x^{+}": x_pos, "x^{-}": x_neg, "i": i, "k": k, "l": l, "n": n}
+EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
+UNITS = {latex.replace("x", r"\hat{x}"): symbols.UNITS[e] for e, latex in EMBEDDINGS.items()}
+COMPONENTS = {
+    "x": x,
+    "y": y,
+    "x^{+}": x_pos,
+    "x^{-}": x_neg,
+    "i": i,
+    "j": j,
+    "k": k,
+    "l": l,
+    "n": n,
+    "L": sp.Symbol("L"),
+    **UNITS,
+    **{latex.replace("x", "g"): symbols.AT_UNITS[e] for e, latex in EMBEDDINGS.items()},
+    **{f"|{latex}|": symbols.NORMS[e] for e, latex in EMBEDDINGS.items()},
+}
 
 
 def read(text: str, scalars: tuple[sp.Symbol, ...] = (), more: Mapping[str, sp.Expr] | None = None) -> sp.Expr:
@@ -325,12 +358,19 @@ def proof_of(objective: Objective) -> Any:
 
 
 OBJECTIVES = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+OBJECTIVES += [
+    Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True),
+    Objective(DISTANCES["l2-squared"], LOSSES["hinge"], normalize=True),
+]
 objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
 
 
 def mathematics(line: Line) -> sp.Expr:
-    scalars = (*line.step.setting.scalars, *line.step.setting.abbreviations)
-    return read(" ".join(line.right), scalars)
+    return read(" ".join(line.right), scalars_of(line.step.setting))
+
+
+def scalars_of(setting: Setting) -> tuple[sp.Symbol, ...]:
+    return (*setting.scalars, *(name for name in setting.abbreviations if name.is_Symbol))
 
 
 def disagreement(text: sp.Expr, meant: sp.Expr, setting: Setting) -> Any:
@@ -349,12 +389,12 @@ def test_every_displayed_line_as_text_equals_the_line_before_it_at_fresh_points(
 def test_a_sign_lost_in_print_is_seen() -> None:
     line = proof_of(OBJECTIVES[0]).chains["gradient x_pos"][-1]
     assert line.right[0].startswith("-")
-    wrong = read(line.right[0][1:], (*line.step.setting.scalars, *line.step.setting.abbreviations))
+    wrong = read(line.right[0][1:], scalars_of(line.step.setting))
     assert disagreement(wrong, line.step.before, line.step.setting) > 1
 
 
 DISTANCE_SYMBOLS = {"d_{+}": d_pos, "d_{-}": d_neg}
-VARIABLES = {"x": x, "y": y, "x^{+}": x_pos, "x^{-}": x_neg}
+VARIABLES = {"x": x, "y": y, "x^{+}": x_pos, "x^{-}": x_neg, **UNITS}
 
 
 def variables_of(left: str) -> list[sp.Expr]:
@@ -383,11 +423,12 @@ def test_the_left_side_of_every_chain_is_the_derivative_that_it_says(objective: 
     loss = definition.xreplace(introduced)
     distance = symbols.distance_of(objective.distance, x, y)
     functions = {"L": loss, "d": distance, **{symbol.name: value for symbol, value in introduced.items()}}
+    functions[r"\hat{x}_l"] = x[l] / sp.sqrt(sp.Sum(x[j] ** 2, (j, 1, n)))
     seen = 0
     for chain in proof_of(objective).chains.values():
         first, *others = chain or [None]
         assert not any(line.left for line in others)
-        partial = first and re.match(r"\\frac\{\\partial(?:\^2)? (\w)\}", first.left)
+        partial = first and re.match(r"\\frac\{\\partial(?:\^2)? (\w|\\hat\{x\}_l)\}", first.left)
         if not partial:
             continue
         variables = variables_of(first.left)
@@ -466,3 +507,24 @@ def test_a_wide_sum_is_broken_before_its_signs_and_a_narrow_one_is_not() -> None
 
 def test_what_is_no_sum_is_not_broken() -> None:
     assert broken(sp.Mul(2, LONG, evaluate=False)) == (to_latex(sp.Mul(2, LONG, evaluate=False)),)
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_notebook_shows_the_gradients_of_normalized_embeddings_in_both(loss: str) -> None:
+    derivation = differentiate(Objective(DISTANCES["l2"], LOSSES[loss], normalize=True))
+    shown = derivation._repr_latex_()
+    raw = differentiate("l2", loss)
+    assert r"\hat{x}^{+} &= \frac{x^{+}}{\lVert x^{+} \rVert}" in shown
+    assert r"d_{+} &= d(\hat{x}, \hat{x}^{+})" in shown
+    for name, latex in EMBEDDINGS.items():
+        assert (
+            rf"\frac{{\partial L}}{{\partial {latex}_k}} &= {to_latex(derivation.outcome.gradients[name].result)}"
+            in shown
+        )
+        inner = re.sub(r"(?<![a-z])x(?=[_^])", lambda _: r"\hat{x}", to_latex(raw.gradients[name].result))
+        assert f"{latex.replace('x', 'g')}_k &= {inner}" in shown
+    assert r"\norm" not in shown, "a notebook does not know the macros of a document"
+    assert r"\hat" not in raw._repr_latex_()

@@ -130,6 +130,24 @@ def test_an_arrow_is_missing_only_where_there_is_next_to_no_gradient(norm: str, 
     assert {(pictures._rounded(x), pictures._rounded(y)) for x, y in strong} <= shown
 
 
+@pytest.mark.parametrize(("norm", "loss"), [("l2", "softmax-mse"), ("l2-squared", "hinge")])
+def test_normalized_arrows_are_the_part_across_the_anchor_over_its_norm(norm: str, loss: str) -> None:
+    objective = Objective(DISTANCES[norm], LOSSES[loss], normalize=True)
+    arrows = field(objective, tuple((p.name, p.default) for p in objective.parameters))
+    assert len(arrows) > 20
+    found = []
+    for arrow in arrows:
+        x, y, dx, dy = (float(part) for part in (arrow.x, arrow.y, arrow.dx, arrow.dy))
+        r, length = math.hypot(x, y), math.hypot(dx, dy)
+        gx, gy = descent(norm, loss, x / r, y / r)
+        across = (gy * x - gx * y) / r**2
+        assert abs(x * dx + y * dy) <= 0.003 * r  # the arrow's rounding
+        assert (dy * x - dx * y) * across > 0
+        found.append((length, math.sqrt(abs(across))))
+    longest = max(strength for _, strength in found)
+    assert all(length == pytest.approx(0.5 * strength / longest, abs=0.002) for length, strength in found)
+
+
 def test_turned_arrows_are_not_taken_for_right_ones() -> None:
     for x, y, dx, dy in drawn("l2", "softmax-mse"):
         gx, gy = descent("l2", "softmax-mse", x, y)

@@ -13,20 +13,38 @@ import mpmath
 import pytest
 import sympy as sp
 
-from derive_triplet import DISTANCES, LOSSES, Distance, Objective, Parameter, Product, differentiate, generate, verify
+from derive_triplet import (
+    DISTANCES,
+    LOSSES,
+    Distance,
+    Loss,
+    Objective,
+    Parameter,
+    Product,
+    differentiate,
+    generate,
+    verify,
+)
 from derive_triplet.derive.differentiate import Derivation
 from derive_triplet.derive.errors import StepError
-from derive_triplet.derive.kernel import RowKernel
+from derive_triplet.derive.kernel import Reduction, RowKernel
 from derive_triplet.derive.latex import to_latex
 from derive_triplet.derive.lower import lower
-from derive_triplet.derive.proof import Proof, prove
+from derive_triplet.derive.normalization import at_units
+from derive_triplet.derive.proof import Proof, farthest_units, prove, where
 from derive_triplet.derive.steps import DIGITS, Lemma
 from derive_triplet.derive.symbols import d_neg, d_pos, distances_of
-from derive_triplet.derive.table import EXAMPLE, loss_at, table_of
+from derive_triplet.derive.table import EXAMPLE, least_on_units, loss_at, table_of
 from derive_triplet.derive.targets.latex import LatexTarget
 from derive_triplet.derive.verify.reference import reference
 
-OBJECTIVES = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+RAW = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+NORMALIZED = [
+    Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True),
+    Objective(DISTANCES["l2-squared"], LOSSES["hinge"], normalize=True),
+]
+OBJECTIVES = [*RAW, *NORMALIZED]
+normalized = pytest.mark.parametrize("objective", NORMALIZED, ids=lambda objective: objective.stem)
 objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
 PAPER = Objective(DISTANCES["l2"], LOSSES["softmax-mse"])
 FRESH = 977  # a seed with which no step was checked when it was made
@@ -47,6 +65,11 @@ def text_of(objective: Objective) -> str:
     return re.sub(r"\s+", " ", document(objective).files[0].text)
 
 
+def hats(objective: Objective, latex: str) -> str:
+    """What was printed of x, x_pos and x_neg, said of the vectors that the distances are taken of."""
+    return re.sub(r"(?<![a-z])x(?=[_^])", lambda _: r"\hat{x}", latex) if objective.normalize else latex
+
+
 # ---------------------------------------------------------------- what is displayed is a checked step
 
 
@@ -59,7 +82,8 @@ def test_every_displayed_step_holds_at_fresh_points(objective: Objective) -> Non
 
 @objectives
 def test_a_displayed_line_is_its_step_and_stands_in_the_document(objective: Objective) -> None:
-    named = {expr: to_latex(symbol) for symbol, expr in distances_of(objective).items()}
+    said = at_units if objective.normalize else sp.sympify
+    named = {said(expr): to_latex(symbol) for symbol, expr in distances_of(objective).items()}
     text = text_of(objective)
     for chain in proof_of(objective).chains.values():
         for line in chain:
@@ -79,11 +103,30 @@ def test_each_line_begins_where_the_one_above_ends(objective: Objective) -> None
 @objectives
 def test_the_results_stated_are_the_ends_of_the_chains(objective: Objective) -> None:
     proof, text = proof_of(objective), text_of(objective)
-    for name in ("gradient x", "gradient x_pos", "gradient x_neg", "slope d_pos", "slope d_neg", "stable"):
+    boxed = "raw gradient" if objective.normalize else "gradient"
+    names = ["slope d_pos", "slope d_neg", "stable"]
+    names += [f"{kind} {name}" for kind in {"gradient", boxed} for name in ("x", "x_pos", "x_neg")]
+    for name in names:
         assert proof.formulas[name] == " ".join(proof.chains[name][-1].right)
     for embedding, latex in (("x", "x"), ("x_pos", "x^{+}"), ("x_neg", "x^{-}")):
         left = rf"\frac{{\partial L}}{{\partial {latex}_{{k}}}}"
-        assert rf"\boxed{{\;{left} = {proof.formulas[f'gradient {embedding}']}\;}}" in text
+        assert rf"\boxed{{\;{left} = {proof.formulas[f'{boxed} {embedding}']}\;}}" in text
+
+
+@normalized
+def test_the_theorem_at_unit_vectors_is_that_of_the_raw_objective_with_hats(objective: Objective) -> None:
+    raw, proof, text = (
+        proof_of(dataclasses.replace(objective, normalize=False)),
+        proof_of(objective),
+        text_of(objective),
+    )
+    for name, latex in (("x", r"\hat{x}"), ("x_pos", r"\hat{x}^{+}"), ("x_neg", r"\hat{x}^{-}")):
+        formula = hats(objective, raw.formulas[f"gradient {name}"])
+        assert proof.formulas[f"gradient {name}"] == formula
+        assert rf"\frac{{\partial L}}{{\partial {latex}_{{k}}}} = {formula}" in text
+    for chain in (name for name in raw.chains if name.startswith(("gradient", "block"))):
+        lines = zip(proof.chains[chain], raw.chains[chain], strict=True)
+        assert all(one.right == tuple(hats(objective, piece) for piece in other.right) for one, other in lines), chain
 
 
 @objectives
@@ -104,12 +147,17 @@ def with_lemma(derivation: Derivation, where: str, name: str) -> Derivation:
         return {**lemmas, key: Lemma(lemmas[key].name, lemmas[key].subject, (*before, wrong))}
 
     if where == "distance":
-        part = dataclasses.replace(derivation.distance, gradients=tampered(derivation.distance.gradients))
-        return dataclasses.replace(derivation, distance=part)
+        distance = dataclasses.replace(derivation.distance, gradients=tampered(derivation.distance.gradients))
+        return dataclasses.replace(derivation, distance=distance)
     if where == "loss":
         return dataclasses.replace(
             derivation, loss=dataclasses.replace(derivation.loss, slopes=tampered(derivation.loss.slopes))
         )
+    if where == "raw gradient":
+        normalization = derivation.normalization
+        assert normalization
+        part = dataclasses.replace(normalization, gradients=tampered(normalization.gradients))
+        return dataclasses.replace(derivation, normalization=part)
     return dataclasses.replace(derivation, gradients=tampered(derivation.gradients))
 
 
@@ -129,6 +177,14 @@ def test_a_wrong_lemma_makes_the_build_fail(where: str, name: str) -> None:
     wrong = with_lemma(differentiate(PAPER), where, name)
     with pytest.raises(StepError):
         generate(wrong, "latex")
+
+
+@pytest.mark.parametrize("where", ["gradient", "raw gradient"])
+@pytest.mark.parametrize("name", ["x", "x_pos", "x_neg"])
+def test_a_wrong_gradient_of_normalized_embeddings_makes_the_build_fail(where: str, name: str) -> None:
+    wrong = with_lemma(differentiate(NORMALIZED[0]), where, name)
+    with pytest.raises(StepError):
+        prove(wrong, lower(differentiate(NORMALIZED[0])), (("temperature", 1.0),))
 
 
 @objectives
@@ -153,7 +209,7 @@ def test_a_wrong_gradient_can_not_reach_the_table() -> None:
 
 INSERTED = re.compile(r"<<.*?>>|<%.*?%>|<#.*?#>", re.DOTALL)
 DISPLAYS = re.compile(r"\\\[(.*?)\\\]|\\begin\{align\*\}(.*?)\\end\{align\*\}", re.DOTALL)
-SPACING = re.compile(r"\\\\\[[-\d.]+ex\]|\\begin\{gathered\}|\\end\{gathered\}")
+SPACING = re.compile(r"\\\\\*?\[[-\d.]+ex\]|\\begin\{gathered\}|\\end\{gathered\}")
 
 
 def hand_written(template: str) -> list[str]:
@@ -257,6 +313,13 @@ def test_numbers_that_disagree_are_refused(name: str, off: mpmath.mpf) -> None:
         table_of(dataclasses.replace(right, gradients=gradients), {"temperature": 1.0})
 
 
+@pytest.mark.parametrize("name", ["x", "x_pos", "x_neg"])
+def test_numbers_of_normalized_embeddings_that_disagree_are_refused(name: str) -> None:
+    wrong = with_lemma(differentiate(NORMALIZED[0]), "raw gradient", name)
+    with pytest.raises(StepError, match=f"gradient of L in {name}, .*: component 1 at the example"):
+        table_of(wrong, {"temperature": 1.0})
+
+
 @pytest.mark.parametrize("value", [0.5, 123456.789, 1e-12, 2.5e-7, 1e20])
 def test_the_document_states_the_value_of_a_parameter_exactly_and_as_mathematics(value: float) -> None:
     text = generate(differentiate(PAPER), "latex", parameters={"temperature": value}).files[0].text
@@ -277,6 +340,53 @@ def test_the_counterexamples_of_the_erratum() -> None:
     assert digits >= 2
     assert mpmath.mpf(f"{shown[1]}e{shown[2]}") == mpmath.mpf(mpmath.nstr(far, digits))
     assert loss_at(PAPER, "1e-6", "1e-3") == mpmath.nstr(near, 4) == "0.4995"
+
+
+UNIT, FAR = (1.0, 0.0, 0.0), (-2.0, 0.0, 0.0)  # a vector, and one on the opposite ray
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_least_loss_on_unit_vectors_is_that_of_the_best_triplet(loss: Loss) -> None:
+    for distance, farthest in (("l2", 2), ("l2-squared", 4)):
+        objective = Objective(DISTANCES[distance], loss, normalize=True)
+        assert farthest_units(differentiate(objective).distance) == farthest
+        for values in ({}, {"temperature": 0.5, "margin": 4.5}):
+            parameters = {p.name: values.get(p.name, p.default) for p in objective.parameters}
+            shown = least_on_units(objective, sp.Integer(farthest), parameters)
+            value = reference(objective, UNIT, UNIT, FAR, parameters).loss.value[0]
+            assert (shown == "") == (value == 0)
+            assert not shown or abs(read(shown) - value) <= mpmath.mpf("1e-3") * value
+
+
+def test_the_floor_of_the_paper_on_unit_vectors_is_stated() -> None:
+    assert "the loss is $0.02842$ at $T = 1$" in text_of(NORMALIZED[0])
+    assert "as good as a triplet can be" not in text_of(NORMALIZED[1]), "there it is 0"
+
+
+def test_no_largest_distance_is_claimed_of_other_distances() -> None:
+    for definition in (
+        "sum((x - 2*y)**2)",
+        "sum((x - y)**4)",
+        "sum((x - y)**2) + sum((x - y)**4)",
+        "1/sum((x - y)**2)",
+    ):
+        objective = Objective(Distance("other", "another", definition, "made up"), LOSSES["hinge"])
+        assert farthest_units(differentiate(objective).distance) is None
+
+
+@normalized
+def test_what_is_said_of_opposite_embeddings_and_of_longer_ones(objective: Objective) -> None:
+    parameters = {p.name: p.default for p in objective.parameters}
+    beside, near = (0.25, 0.5, -1.25), (1.0, 0.5, 0.0)
+    opposite = reference(objective, UNIT, FAR, beside, parameters).gradients["x_pos"].value
+    assert all(abs(component) <= mpmath.mpf("1e-25") for component in opposite)
+    once, thrice = (
+        reference(objective, UNIT, tuple(c * b for b in beside), near, parameters).gradients["x_pos"].value
+        for c in (1, 3)
+    )
+    assert any(once)
+    with mpmath.workdps(DIGITS):
+        assert all(abs(a - 3 * b) <= mpmath.mpf("1e-25") for a, b in zip(once, thrice, strict=True))
 
 
 # ---------------------------------------------------------------- the contents
@@ -301,14 +411,29 @@ ALWAYS = (
     r"\begin{theorem}",
     r"\begin{corollary}",
     "the mean of the losses of $B$ triplets",
-    "The gradient vanishes",
     r"\frac{\partial^2 d}{\partial y_k\,\partial y_l}",
     "May one cancel the 2s?",
     r"\frac{\partial^2 L}{\partial x^{+}_k\,\partial x^{-}_l}",
     "central differences of the \\emph{definition}",
-    "Moving all three points together",
     "softmax-mse} solid",
     r"\begin{tikzpicture}",
+)
+OF_RAW = ("The gradient vanishes", "Moving all three points together")
+OF_NORMALIZED = (
+    r"\section{Through the normalization}",
+    r"\\ of normalized embeddings}",
+    r"\hat{x}_{k} = \frac{x_{k}}{\lVert x \rVert}",
+    r"put $d_{+} = d(\hat{x}, \hat{x}^{+})$",
+    r"\frac{\partial \hat{x}_{l}}{\partial x_{k}}",
+    r"At $x = 0,\ x^{+} = 0 \text{ or } x^{-} = 0$",
+    "The loss jumps",
+    "A zero vector has no direction",
+    "the generated code takes $0$",
+    "Each gradient is orthogonal to its embedding",
+    r"\frac{\partial^2 L}{\partial \hat{x}^{+}_k\,\partial \hat{x}^{-}_l}",
+    r"\texttt{inverse\_x} & $\lVert x \rVert^{-1}$",
+    r"\langle g, \hat{x} \rangle",
+    "It moves around the origin",
 )
 BY_NAME = {
     "l2": (
@@ -356,6 +481,9 @@ def lacking(text: str, objective: Objective) -> list[str]:
     wanted = [rf"\section{{{title}}}" for title in SECTIONS]
     wanted += [*ALWAYS, *BY_NAME[objective.distance.name], *BY_NAME[objective.loss.name]]
     wanted += [rf"\emph{{{parameter.name}}}" for parameter in objective.parameters]
+    wanted += OF_NORMALIZED if objective.normalize else OF_RAW
+    if objective.normalize:
+        wanted = [re.sub(r"At \$x = x\^(\{.\})\$", r"At $\\hat{x} = \\hat{x}^\1$", phrase) for phrase in wanted]
     return [phrase for phrase in wanted if phrase not in text]
 
 
@@ -375,6 +503,15 @@ def test_a_part_that_is_lost_is_missed() -> None:
         assert lost in lacking(text.replace(lost, ""), PAPER)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_points_of_a_kink_are_mathematics(normalize: bool) -> None:
+    derivation = differentiate(Objective(DISTANCES["l2"], LOSSES["hinge"], normalize))
+    shown = [where(kink) for kink in derivation.kinks]
+    pair, zero = r"{0} = {0}^{{{1}}}", r"x = 0,\ x^{+} = 0 \text{ or } x^{-} = 0"
+    vector = r"\hat{x}" if normalize else "x"
+    assert shown == [*(pair.format(vector, sign) for sign in "+-"), "d_{+} - d_{-} + m = 0", *[zero] * normalize]
+
+
 @objectives
 def test_remarks_stand_only_where_they_belong(objective: Objective) -> None:
     text = text_of(objective)
@@ -386,19 +523,25 @@ def test_remarks_stand_only_where_they_belong(objective: Objective) -> None:
 @objectives
 def test_the_gradients_of_both_norms_stand_side_by_side(objective: Objective) -> None:
     other = next(distance for distance in DISTANCES.values() if distance is not objective.distance)
-    companion = differentiate(Objective(other, objective.loss))
+    companion = differentiate(dataclasses.replace(objective, distance=other))
     comparison = text_of(objective).partition(r"\section{Squared or not}")[2].partition(r"\section")[0]
     for derivation in (differentiate(objective), companion):
         for lemma in derivation.gradients.values():
-            assert rf"$\displaystyle {to_latex(lemma.result)}$" in comparison
+            assert rf"$\displaystyle {hats(objective, to_latex(lemma.result))}$" in comparison
 
 
 @objectives
 def test_the_dictionary_has_every_name_of_the_kernel_with_its_value(objective: Objective) -> None:
     kernel: RowKernel = lower(differentiate(objective))
-    names = [a.symbol.name for a in (*kernel.components, *kernel.reductions, *kernel.scalars, *kernel.maps)]
+    entries = (*kernel.components, *kernel.reductions, *kernel.scalars, *kernel.maps)
+    names = [entry.name for entry in entries]
     rows = proof_of(objective).dictionary
-    assert [row[0].replace(r"\_", "_") for row in rows] == names
+    order = [row[0].replace(r"\_", "_") for row in rows]
+    assert sorted(order) == sorted(names)
+    for entry in entries:
+        value = entry.term if isinstance(entry, Reduction) else entry.value
+        before = {symbol.name for symbol in value.free_symbols} & set(names)
+        assert all(order.index(name) < order.index(entry.name) for name in before), entry.name
     assert {"grad_x", "grad_x_pos", "grad_x_neg", "loss"} <= set(names)
     text = text_of(objective)
     for name, symbol, value in rows:
@@ -424,14 +567,14 @@ def test_the_document_is_the_same_when_it_is_made_again(objective: Objective) ->
 
 # ---------------------------------------------------------------- a distance of one's own
 
-UNIT = Parameter("unit_scale", 2.0, "positive", "the unit of the distance")
+SCALE = Parameter("unit_scale", 2.0, "positive", "the unit of the distance")
 BIAS = Parameter("bias", 0.5, "nonnegative", "what is added")
 WIDE = Distance(
     "wide",
     "a sum of many terms",
     "sum((x - y)**2/unit_scale + bias*(x - y)**4 + (x - 2*y)**6/unit_scale**2 + bias**2*x**2*y**2)",
     "made up",
-    (UNIT, BIAS),
+    (SCALE, BIAS),
 )
 
 
@@ -447,7 +590,7 @@ def test_a_result_that_is_broken_is_stated_whole() -> None:
 def test_each_of_several_parameters_has_a_sentence_of_its_own() -> None:
     text = text_of(Objective(WIDE, LOSSES["softmax-mse"]))
     setting = text.partition("Here ")[2].partition("The loss is that of")[0]
-    for parameter in (UNIT, BIAS, LOSSES["softmax-mse"].parameters[0]):
+    for parameter in (SCALE, BIAS, LOSSES["softmax-mse"].parameters[0]):
         assert re.search(rf"{parameter.meaning}\s?[.;,]", setting), setting
 
 

@@ -96,7 +96,8 @@ def hessian_entry(
 def block_entry(derivation: Derivation, lemma: Lemma, vectors: dict[str, list[Any]], at: tuple[int, int]) -> Any:
     scalars = {parameter(p): mpmath.mpf(p.default) for p in derivation.objective.parameters}
     indices = {k: mpmath.mpf(at[0] + 1), l: mpmath.mpf(at[1] + 1)}
-    point = Point(len(vectors["x"]), vectors, {**scalars, **indices}, derivation.setting.abbreviations)
+    (*_, last) = lemma.steps
+    point = Point(len(vectors["x"]), vectors, {**scalars, **indices}, last.setting.abbreviations)
     return evaluate(lemma.result, point)
 
 
@@ -119,6 +120,47 @@ def test_the_blocks_are_second_differences_of_the_definition(derivation: Derivat
                     expected = hessian_entry(derivation.objective, vectors, (first, at[0]), (then, at[1]))
                     found = block_entry(derivation, lemma, vectors, at)
                     assert abs(found - expected) <= TINY * max(abs(expected), 1), (first, then, at)
+
+
+NORMALIZED = [
+    differentiate(Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True)),
+    differentiate(Objective(DISTANCES["l2-squared"], LOSSES["softmax-nll"], normalize=True)),
+    differentiate(Objective(TILTED, LOSSES["softmax-mse"], normalize=True)),
+]
+each_normalized = pytest.mark.parametrize("derivation", NORMALIZED, ids=lambda d: d.objective.stem)
+
+
+@each_normalized
+def test_the_raw_blocks_are_second_differences_of_the_normalized_definition(derivation: Derivation) -> None:
+    source = random.Random(75)
+    found = second.differentiate_twice(derivation)
+    assert found.raw.keys() == found.blocks.keys()
+    with mpmath.workdps(80):
+        vectors = {name: numbers(source, 3) for name in EMBEDDINGS}
+        for (first, then), lemma in found.raw.items():
+            for at in ((0, 0), (0, 2), (2, 1)):
+                expected = hessian_entry(derivation.objective, vectors, (first, at[0]), (then, at[1]))
+                entry = block_entry(derivation, lemma, vectors, at)
+                assert abs(entry - expected) <= TINY * max(abs(expected), 1), (first, then, at)
+
+
+@each_normalized
+def test_raw_blocks_with_one_embedding_twice_are_symmetric_and_map_it_to_minus_the_gradient(
+    derivation: Derivation,
+) -> None:
+    # the gradient is the shorter the longer the embedding is: its derivative along the embedding is its negative
+    source = random.Random(76)
+    blocks = second.differentiate_twice(derivation).raw
+    assert derivation.normalization
+    with mpmath.workdps(80):
+        vectors = {name: numbers(source, 3) for name in EMBEDDINGS}
+        block = blocks["x_pos", "x_pos"]
+        entries = [[block_entry(derivation, block, vectors, (a, b)) for b in range(3)] for a in range(3)]
+        for a in range(3):
+            assert all(abs(entries[a][b] - entries[b][a]) <= TINY for b in range(3))
+            along = mpmath.fsum(entries[a][b] * vectors["x_pos"][b] for b in range(3))
+            gradient = block_entry(derivation, derivation.normalization.gradients["x_pos"], vectors, (a, a))
+            assert abs(along + gradient) <= TINY
 
 
 def test_the_blocks_shown_are_those_from_which_all_others_follow() -> None:
@@ -153,6 +195,20 @@ def test_no_step_can_be_replaced_by_a_wrong_one(norm: str, loss: str) -> None:
     for step in steps:
         with pytest.raises(StepError, match="is wrong"):
             dataclasses.replace(step, after=step.after + sp.Rational(1, 10**30))
+
+
+@each_normalized
+def test_no_step_to_the_raw_blocks_can_be_replaced_by_a_wrong_one(derivation: Derivation) -> None:
+    for lemma in second.differentiate_twice(derivation).raw.values():
+        for step in lemma.steps:
+            with pytest.raises(StepError, match="is wrong"):
+                dataclasses.replace(step, after=step.after + sp.Rational(1, 10**30))
+
+
+def test_raw_blocks_that_keep_the_part_along_the_unit_vectors_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second, "projection", lambda e, row, column: sp.KroneckerDelta(row, column))
+    with pytest.raises(StepError, match="chain rule"):
+        second.differentiate_twice(NORMALIZED[0])
 
 
 @pytest.mark.parametrize("norm", ["l2", "l2-squared"])

@@ -32,16 +32,17 @@ class LatexTarget(Target):
         import sympy
 
         from ..functions import masked_ratio
-        from ..latex import EMBEDDINGS, escape, exactly, to_latex
+        from ..latex import AT_UNITS, EMBEDDINGS, NORMS, UNITS, escape, exactly, to_latex
         from ..pictures import curves, field
-        from ..proof import anchor_cancels, approached, bounded, prove, side_by_side, where
+        from ..proof import anchor_cancels, approached, bounded, entering, farthest_units, prove, side_by_side, where
         from ..symbols import parameter
-        from ..table import EXAMPLE, loss_at
+        from ..table import EXAMPLE, least_on_units, loss_at
 
         objective = derivation.objective
         values = tuple(settings.values(objective).items())
         proof = prove(derivation, kernel, values)
         companion = proof.companion.objective if proof.companion else None
+        reach = farthest_units(derivation.distance) if derivation.normalization else None
         return {
             "proof": proof,
             "derivation": derivation,
@@ -53,6 +54,13 @@ class LatexTarget(Target):
             "f": proof.formulas,
             "g": proof.companion_formulas,
             "embeddings": tuple(EMBEDDINGS.items()),
+            "normalized": objective.normalize,
+            "vectors": entering(derivation),
+            "units": UNITS,
+            "at_units": AT_UNITS,
+            "norms": NORMS,
+            "reach": to_latex(reach) if reach else "",
+            "least": least_on_units(objective, reach, dict(values)) if reach else "",
             "introduced": [symbol.name for symbol in derivation.loss.introduced],
             "abbreviations": proof.abbreviations,
             "quotients": [name.removeprefix("quotient ") for name in proof.chains if name.startswith("quotient ")],

@@ -22,6 +22,12 @@ from derive_triplet.derive.typeset import HOW_TO_GET_ONE, find_engine, typeset
 
 COMMITTED = Path(__file__).parents[2] / "generated"
 OBJECTIVES = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+NORMALIZED = [
+    Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True),
+    Objective(DISTANCES["l2-squared"], LOSSES["softmax-nll"], normalize=True),
+    Objective(DISTANCES["l2"], LOSSES["hinge"], normalize=True),
+]
+everything = pytest.mark.parametrize("objective", [*OBJECTIVES, *NORMALIZED], ids=lambda objective: objective.stem)
 objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
 needs_tinytex = pytest.mark.needs("tinytex")
 
@@ -38,12 +44,12 @@ def made() -> Mapping[Objective, Product]:
     """
     engine = find_engine("tinytex")
     assert engine is not None
-    texts = [generate(differentiate(objective), "latex").files[0].text for objective in OBJECTIVES]
+    texts = [generate(differentiate(o), "latex").files[0].text for o in (*OBJECTIVES, *NORMALIZED)]
     with ThreadPoolExecutor() as pool:
         done = dict(zip(texts, pool.map(lambda text: typeset(text, engine), texts), strict=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pdf_target, "typeset", lambda text, engine: done[text])
-        return {o: generate(differentiate(o), "pdf", engine="tinytex") for o in OBJECTIVES}
+        return {o: generate(differentiate(o), "pdf", engine="tinytex") for o in (*OBJECTIVES, *NORMALIZED)}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +61,8 @@ def set_again(made: Mapping[Objective, Product]) -> Mapping[Objective, bytes]:
         patch.setenv("TZ", "Pacific/Kiritimati")
         patch.setenv("LC_ALL", "C")
         patch.setenv("SOURCE_DATE_EPOCH", "123456789")
-        again = pool.map(lambda o: typeset(made[o].files[0].text, engine).pdf, OBJECTIVES)
-        return dict(zip(OBJECTIVES, again, strict=True))
+        again = pool.map(lambda o: typeset(made[o].files[0].text, engine).pdf, made)
+        return dict(zip(made, again, strict=True))
 
 
 def text_of(pdf: bytes, folder: Path) -> list[str]:
@@ -95,13 +101,13 @@ def fonts_without_file(pdf: bytes) -> list[str]:
 
 
 @needs_tinytex
-@objectives
+@everything
 def test_tex_has_nothing_to_complain_about(objective: Objective, made: Mapping[Objective, Product]) -> None:
     assert made[objective].facts["typeset"].complaints == ()
 
 
 @needs_tinytex
-@objectives
+@everything
 def test_a_second_run_gives_the_same_bytes(
     objective: Objective, made: Mapping[Objective, Product], set_again: Mapping[Objective, bytes]
 ) -> None:
@@ -118,7 +124,7 @@ def test_the_committed_files_are_those_that_tinytex_makes(
 
 
 @needs_tinytex
-@objectives
+@everything
 def test_the_shapes_of_every_font_are_in_the_file(objective: Objective, made: Mapping[Objective, Product]) -> None:
     assert fonts_without_file(pdf_of(made[objective])) == []
 
@@ -131,7 +137,7 @@ def test_a_font_that_is_not_embedded_is_seen(made: Mapping[Objective, Product]) 
 
 
 @needs_tinytex
-@objectives
+@everything
 def test_text_can_be_selected_and_pages_are_numbered(
     objective: Objective, made: Mapping[Objective, Product], tmp_path: Path
 ) -> None:
@@ -149,7 +155,7 @@ def test_text_can_be_selected_and_pages_are_numbered(
 
 
 @needs_tinytex
-@objectives
+@everything
 def test_references_are_links_and_the_file_has_a_title(objective: Objective, made: Mapping[Objective, Product]) -> None:
     pdf = pdf_of(made[objective])
     assert b"/Subtype /Link" in pdf or b"/Subtype/Link" in pdf

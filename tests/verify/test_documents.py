@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sympy as sp
 
-from derive_triplet import Product, differentiate, generate, verify
+from derive_triplet import DISTANCES, LOSSES, Objective, Product, differentiate, generate, verify
 from derive_triplet.derive.targets.latex import LatexTarget
 from derive_triplet.derive.typeset import HOW_TO_GET_ONE
 
@@ -49,6 +49,12 @@ def with_wrong_step(product: Product, chain: str, amount: sp.Expr) -> Product:
     return replace(product, facts={**product.facts, "proof": smuggled(proof, "chains", chains)})
 
 
+@cache
+def normalized() -> Product:
+    objective = Objective(DISTANCES["l2"], LOSSES["softmax-nll"], normalize=True)
+    return generate(differentiate(objective), "latex")
+
+
 CHAINS = tuple(name for name, chain in latex().facts["proof"].chains.items() if chain)
 
 
@@ -69,6 +75,37 @@ def test_a_wrong_step_in_any_chain_fails(chain: str, amount: sp.Expr) -> None:
     wrong = with_wrong_step(latex(), chain, amount)
     assert failed(wrong) == {"displayed equalities", "equalities not displayed"}
     assert "is wrong" in str(verify(wrong))
+
+
+NORMALIZED = (
+    "gradient x",
+    "unit",
+    "raw gradient x",
+    "block x_pos x_pos",
+    "raw block x_pos x_pos",
+    "raw block x_pos x_neg",
+)
+
+
+def test_the_document_of_normalized_embeddings_passes() -> None:
+    assert failed(normalized(), thorough=True) == set()
+
+
+@pytest.mark.parametrize("chain", NORMALIZED)
+def test_a_wrong_step_on_the_way_through_the_normalization_fails(chain: str) -> None:
+    wrong = with_wrong_step(normalized(), chain, sp.Rational(1, 10**40))
+    assert failed(wrong) == {"displayed equalities", "equalities not displayed"}
+
+
+def test_a_raw_gradient_changed_in_the_document_alone_fails() -> None:
+    (file,) = normalized().files
+    (right,) = normalized().facts["proof"].chains["raw gradient x"][-1].right
+    changed = file.text.replace(right, right.replace("-", "+", 1))
+    assert changed != file.text
+    assert failed(replace(normalized(), files=(replace(file, text=changed),))) == {
+        "changed by hand",
+        "equalities not displayed",
+    }
 
 
 def test_the_failure_names_the_rule_of_the_wrong_step() -> None:
