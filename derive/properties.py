@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -132,8 +132,12 @@ def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
                 names = {"y": side, "x": "x"}
                 if objective.normalize:
                     names = {name: f"unit_{embedding}" for name, embedding in names.items()}
-                where = re.sub(r"\b[xy]\b", lambda word, names=names: names[word[0]], singularity.where)
+                where = re.sub(r"\b[xy](?![a-zA-Z])", partial(_renamed, names), singularity.where)
                 yield Kink(where, singularity.why, convex)
+
+
+def _renamed(names: Mapping[str, str], word: re.Match[str]) -> str:
+    return names[word[0]]
 
 
 def _jump_at_zero(objective: Objective) -> Kink:

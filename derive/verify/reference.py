@@ -127,8 +127,7 @@ def _distance_gradients(
     exact = [mpmath.mpf(0)] * len(a)
     if not objective.normalize:
         return _Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
-    if not any(a) or not any(b):  # one that has no direction has no gradient
-        values = tuple([component * any(of) for component in value] for value, of in zip(values, (a, b), strict=True))
+    first, second = ([component * any(of) for component in value] for value, of in zip(values, (a, b), strict=True))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
 
@@ -143,7 +142,7 @@ def _distance_gradients(
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
             norm = mpmath.sqrt(mpmath.fsum(c**2 for c in value)) or mpmath.mpf(1)
             raw.append([(s + along * abs(u)) / norm for s, u in zip(scale, of, strict=True)])
-    return _Toward((Exact(values[0], raw[0]), Exact(values[1], raw[1])), moved)
+    return _Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
 
 
 def _scales(
@@ -154,24 +153,17 @@ def _scales(
     together: whatever rounding does to the one argument it does to the other.
     """
     here = _differences(distance, a, b)
-    scales = tuple([abs(g) for g in gradient] for gradient in here)
-    with mpmath.workdps(50):
-        shift = mpmath.mpf(10) ** -12
-    both = [(a, b)] if together else [(a, None), (None, b)]
-    for first, second in both:
+    scales = [abs(g) for g in here[0]], [abs(g) for g in here[1]]
+    shift = mpmath.ldexp(1, -40)
+    for moving in [(a, b)] if together else [(a,), (b,)]:
         for k in range(len(a)):
-            amount = shift * abs((first or second)[k])
-            if not amount:
+            if not (amount := shift * abs(moving[0][k])):
                 continue
-            moved = _differences(distance, _moved(a, k, amount, first), _moved(b, k, amount, second))
-            for scale, after, before in zip(scales, moved, here, strict=True):
+            x, y = (_shifted(of, k, amount) if any(of is one for one in moving) else of for of in (a, b))
+            for scale, after, before in zip(scales, _differences(distance, x, y), here, strict=True):
                 for at, (late, early) in enumerate(zip(after, before, strict=True)):
                     scale[at] += abs(late - early) / shift
     return here, scales
-
-
-def _moved(vector: Sequence[Any], k: int, amount: Any, which: Sequence[Any] | None) -> Sequence[Any]:
-    return vector if which is None else _shifted(vector, k, amount)
 
 
 _Distance = Callable[[Sequence[Any], Sequence[Any]], Any]
