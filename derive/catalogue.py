@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 from .errors import UsageError
 from .expression import Definition
@@ -26,12 +27,12 @@ RESERVED = frozenset(
 """What generated code calls its own variables."""
 
 
-DOMAINS = ("positive", "nonnegative")
+DOMAINS = ("positive", "nonnegative", "real")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A real constant of a distance or loss; `domain` is 'positive' or 'nonnegative'."""
+    """A real constant of a distance or loss; `domain` is 'positive', 'nonnegative' or 'real'."""
 
     name: str
     default: float
@@ -40,15 +41,18 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if self.domain not in DOMAINS:
-            raise UsageError(f"{self.name}: the domain is {self.domain!r}; expected {' or '.join(DOMAINS)}")
+            raise UsageError(f"{self.name}: the domain is {self.domain!r}; expected {', '.join(DOMAINS)}")
         self.check(self.default)
 
     def check(self, value: float) -> float:
         """`value`, or a `UsageError` when it lies outside the domain."""
-        inside = math.isfinite(value) and (value > 0 if self.domain == "positive" else value >= 0)
-        if not inside:
+        if not (math.isfinite(value) and self.holds(value)):
             raise UsageError(f"{self.name} must be a finite {self.domain} number, not {value}")
         return value
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number has the sign that the domain asks for."""
+        return bool(self.domain == "real" or value > 0 or (self.domain == "nonnegative" and value == 0))
 
 
 @dataclass(frozen=True)

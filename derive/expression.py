@@ -12,10 +12,11 @@ import inspect
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from .errors import DefinitionError
 
@@ -23,7 +24,10 @@ MAX_LENGTH = 2000
 MAX_DEPTH = 40
 MAX_EXPONENT = 64
 REDUCTIONS = ("sum", "max")
-FUNCTIONS = ("exp", "log", "sqrt", "abs", "max")
+FUNCTIONS: Mapping[str, int] = MappingProxyType(
+    {"exp": 1, "log": 1, "log1p": 1, "sqrt": 1, "abs": 1, "tanh": 1, "max": 2, "min": 2, "where": 3}
+)
+"""How many arguments each function takes. The first of `where` is a comparison: ``where(a < b, value, otherwise)``."""
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -32,7 +36,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
 }
-
+_COMPARISONS = {ast.Lt: (True, False), ast.LtE: (False, True), ast.Gt: (False, False), ast.GtE: (True, True)}
+"""For each comparison: whether left and right change places, and the two values, to make it ``left - right > 0``."""
 
 _DECIMAL = re.compile(r"([0-9_.]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE)
 _LARGEST = 1e300
@@ -73,7 +78,9 @@ class Algebra:
     """What the words of a definition mean.
 
     number: the value of a decimal literal, given as text so that 0.1 stays exact.
-    functions: the value of each function in `FUNCTIONS`.
+    functions: the value of each function in `FUNCTIONS`. ``where(z, value, otherwise)`` is the value where z > 0; the
+        last two are given as functions without arguments, because one of them may not exist where the other does.
+        ``max`` and ``min`` get a literal number first, if one of their arguments is one.
     reduce: ``reduce(kind, term)`` combines ``term(k)`` over all components k; kind is in `REDUCTIONS`.
     """
 
@@ -199,14 +206,55 @@ class Definition:
                 return lambda scope: -negated(scope)
             case ast.BinOp(left=left, op=op, right=right):
                 operation, first, second = _OPERATORS[type(op)], self._meaning(left), self._meaning(right)
-                return lambda scope: operation(first(scope), second(scope))
+                return self._located(node, lambda scope: (first(scope), second(scope)), lambda _: operation)
+            case ast.Call(func=ast.Name(id="where"), args=[ast.Compare() as condition, value, otherwise]):
+                return self._selection(condition, self._meaning(value), self._meaning(otherwise))
             case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
                 inside = self._meaning(term)
                 return lambda scope: scope.algebra.reduce(kind, lambda k: inside(scope.at(k)))
             case ast.Call(func=ast.Name(id=name), args=args):
-                arguments = [self._meaning(argument) for argument in args]
-                return lambda scope: scope.algebra.functions[name](*(argument(scope) for argument in arguments))
+                arguments = [self._meaning(argument) for argument in _numbers_first(name, args)]
+                return self._located(
+                    node,
+                    lambda scope: [argument(scope) for argument in arguments],
+                    lambda scope: scope.algebra.functions[name],
+                )
         raise AssertionError(f"validated node {ast.dump(node)}")
+
+    def _located(
+        self, node: ast.expr, arguments: _Meaning, function: Callable[[_Scope], Callable[..., Any]]
+    ) -> _Meaning:
+        """The function of the arguments; where it has no value, its error gets a note with the place in the text."""
+
+        def meaning(scope: _Scope) -> Any:
+            values = arguments(scope)
+            try:
+                return function(scope)(*values)
+            except ArithmeticError as error:
+                error.add_note(f"line {node.lineno}, column {node.col_offset + 1}, {self._text(node)!r}")
+                raise
+
+        return meaning
+
+    def _selection(self, condition: ast.Compare, value: _Meaning, otherwise: _Meaning) -> _Meaning:
+        (op,), (right,) = condition.ops, condition.comparators
+        swap_sides, swap_values = _COMPARISONS[type(op)]
+        first, second = self._meaning(condition.left), self._meaning(right)
+        if swap_sides:
+            first, second = second, first
+        if swap_values:
+            value, otherwise = otherwise, value
+
+        def meaning(scope: _Scope) -> Any:
+            difference = first(scope) - second(scope)
+            return scope.algebra.functions["where"](difference, lambda: value(scope), lambda: otherwise(scope))
+
+        return meaning
+
+
+def _numbers_first(name: str, arguments: Sequence[ast.expr]) -> list[ast.expr]:
+    """The arguments of a function, for max and min with a number first: that is what they take where both are equal."""
+    return sorted(arguments, key=lambda node: _constant(node) is None) if name in ("max", "min") else list(arguments)
 
 
 class _Validator:
@@ -269,18 +317,33 @@ class _Validator:
             case ast.Call(func=ast.Name(id=name), keywords=[_, *_]) if name in FUNCTIONS:
                 self._refuse(node, f"{name} takes no named arguments")
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
-                wanted = 2 if name == "max" else 1
+                wanted = FUNCTIONS[name]
                 if len(args) != wanted:
                     self._refuse(node, f"{name} takes {wanted} argument{'s' * (wanted > 1)}, not {len(args)}")
-                children = args
+                children = [*self._compared(args[0]), *args[1:]] if name == "where" else args
             case ast.Call(func=ast.Name(id=name)):
                 known = ", ".join(sorted({*FUNCTIONS, *REDUCTIONS}))
                 self._refuse(node, f"{name!r} is not one of the functions {known}")
+            case ast.Compare():
+                self._refuse(
+                    node,
+                    "Compare is not part of the formula language, but for where(a < b, value, otherwise)",
+                )
+            case ast.BinOp(op=ast.BitXor()):
+                self._refuse(node, "BitXor is not part of the formula language; a power is written a**b")
             case _:
                 self._refuse(node, f"{type(node).__name__} is not part of the formula language")
         for child in children:
             self._expression(child, depth + 1, inside)
 
+    def _compared(self, condition: ast.expr) -> list[ast.expr]:
+        """The two sides of the condition of a where."""
+        match condition:
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
+                return [left, right]
+            case _:
+                self._refuse(condition, "the condition of where(...) is one comparison by <, <=, > or >=")
+
     @staticmethod
-    def _refuse(node: ast.AST, reason: str) -> None:
+    def _refuse(node: ast.AST, reason: str) -> NoReturn:
         raise DefinitionError(f"line {node.lineno}, column {node.col_offset + 1}: {reason}")  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ Nothing here has seen a derivative or a stable form: at the precision used, the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -48,11 +49,26 @@ def _algebra(dimension: int) -> Algebra:
         terms = [term(k) for k in range(dimension)]
         return mpmath.fsum(terms) if kind == "sum" else max(terms)
 
-    return Algebra(
-        number=_number,
-        functions={"exp": _exp, "log": mpmath.log, "sqrt": mpmath.sqrt, "abs": abs, "max": max},
-        reduce=reduce,
-    )
+    return Algebra(number=_number, functions=_functions(_sign), reduce=reduce)
+
+
+def _sign(z: Any) -> int:
+    return (z > 0) - (z < 0)
+
+
+def _functions(sign: Callable[[Any], int]) -> dict[str, Callable[..., Any]]:
+    """The functions of the language; `sign` decides which piece of max, min, abs and where applies."""
+    return {
+        "exp": _exp,
+        "log": mpmath.log,
+        "log1p": mpmath.log1p,
+        "sqrt": mpmath.sqrt,
+        "tanh": mpmath.tanh,
+        "abs": lambda z: sign(z) * z,
+        "max": lambda a, b: b if sign(b - a) > 0 else a,
+        "min": lambda a, b: b if sign(a - b) > 0 else a,
+        "where": lambda z, value, otherwise: value() if sign(z) > 0 else otherwise(),
+    }
 
 
 def _own(entry: Distance | Loss, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,6 +84,33 @@ def distance_value(distance: Distance, x: Sequence[Any], y: Sequence[Any], param
 def loss_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
     """phi(d_pos, d_neg) for two mpmath numbers."""
     return loss.formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+
+
+def smooth_piece(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
+    """The formula that applies at a point, as a function of both distances, continued beyond its kinks.
+
+    Its derivatives are those of the loss; at a kink they are what the convention of `max`, `min`, `abs` and `where`
+    says: that of a number or else of the first argument, that of 0, and that of the value which is taken there.
+    """
+    signs: list[int] = []
+
+    def recorded(z: Any) -> int:
+        signs.append(_sign(z))
+        return signs[-1]
+
+    def value(sign: Callable[[Any], int], d_pos: Any, d_neg: Any) -> Any:
+        algebra = replace(_algebra(0), functions=_functions(sign))
+        return loss.formula.read(algebra, {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+
+    value(recorded, d_pos, d_neg)
+    if not signs:
+        return lambda d_pos, d_neg: loss_value(loss, d_pos, d_neg, parameters)
+
+    def continued(d_pos: Any, d_neg: Any) -> Any:
+        known = iter(signs)  # the formula asks in the same order
+        return value(lambda z: next(known), d_pos, d_neg)
+
+    return continued
 
 
 def objective_value(

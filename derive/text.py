@@ -22,7 +22,7 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     names = loss.used
     nodes = set().union(*(expr.atoms(Node) for expr in (*results, *names.values())))
     rows = [("d(x, y)", to_text(distance.value)), ("d_pos, d_neg", "d(x, x_pos), d(x, x_neg)")]
-    rows += sorted({(f"{type(node).__name__}(t)", type(node).spelled_out) for node in nodes})
+    rows += sorted({(f"{type(node).__name__}({', '.join(node.variables)})", node.spelled_out) for node in nodes})
     rows += [(symbol.name, to_text(meaning)) for symbol, meaning in names.items()]
     rows.append(("L", to_text(loss.value.result)))
     rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.gradients.items()]

@@ -2,7 +2,8 @@
 
 Nothing is imported here from the derivation, the stable forms or the kernel. A distance and a loss are evaluated as
 they are written in the catalogue, and differentiated by central differences with a step far below double precision.
-At a kink, where the one-sided differences disagree, the derivative is 0, the convention that the catalogue states.
+At a kink of a distance, where the one-sided differences disagree, the derivative is 0, the convention that the
+catalogue states; at one of a loss it is that of the formula which applies there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import mpmath
 
 from ..catalogue import Objective
-from ..highprecision import distance_value, loss_value
+from ..highprecision import distance_value, smooth_piece
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
@@ -56,15 +57,13 @@ def reference(
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
         return distance_value(objective.distance, a, b, parameters)
 
-    def loss(d_pos: Any, d_neg: Any) -> Any:
-        return loss_value(objective.loss, d_pos, d_neg, parameters)
-
     toward = {
         "pos": _distance_gradients(distance, anchor, positive),
         "neg": _distance_gradients(distance, anchor, negative),
     }
     with mpmath.workdps(80):
         d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
+        loss = smooth_piece(objective.loss, d_pos, d_neg, parameters)
     steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
     slopes = _loss_slopes(loss, d_pos, d_neg, _STEP * min([mpmath.mpf(1), *steepness]))
     with mpmath.workdps(50):
