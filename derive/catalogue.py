@@ -27,7 +27,8 @@ RESERVED = frozenset(
 """What generated code calls its own variables."""
 
 
-DOMAINS = ("positive", "nonnegative", "real")
+DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "real": ""})
+"""What a parameter may be, and how a command says so."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Parameter:
             raise UsageError(f"{self.name} must be a finite {self.domain} number, not {value}")
         return value
 
+    def option(self, value: float) -> str:
+        """What follows ``--param`` to declare it with this default."""
+        return f"{self.name}={value!r}" + (f":{DOMAINS[self.domain]}" if DOMAINS[self.domain] else "")
+
     def holds(self, value: Any) -> bool:
         """Whether a number has the sign that the domain asks for."""
         return bool(self.domain == "real" or value > 0 or (self.domain == "nonnegative" and value == 0))
@@ -59,12 +64,14 @@ class Parameter:
 class Singularity:
     """A set of points, the zeros of `locus`, at which the definition is not differentiable, and what we do there.
 
-    The convention is the same everywhere: the derivative is taken as 0 there.
+    The convention is the same everywhere: the derivative is taken as 0 there. Where it is another one, `taken` says
+    which.
     """
 
     locus: str
     where: str
     why: str
+    taken: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,29 @@ class Distance(_Entry):
 
 @dataclass(frozen=True)
 class Loss(_Entry):
-    """phi(d_pos, d_neg), a formula over the distances to the positive and to the negative."""
+    """phi(d_pos, d_neg), a formula over the distances to the positive and to the negative.
+
+    undefined: sets of points with a distance of 0 at which the loss, or its derivative, does not exist.
+    source: the command-line options that make it, but for its parameters; empty for a loss of the catalogue.
+    """
+
+    undefined: tuple[Singularity, ...] = ()
+    source: tuple[str, ...] = ()
+
+    def options(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """The command-line options that make it, with the parameters of a loss of one's own; `values` are defaults."""
+        if not self.source:
+            return ("--loss", self.name)
+        of_file = self.source[1].endswith(".toml")  # which has the domains, and defaults
+        said = [p for p in self.parameters if not of_file or values[p.name] != p.default]
+        return (
+            *self.source,
+            *(
+                o
+                for p in said
+                for o in ("--param", f"{p.name}={values[p.name]!r}" if of_file else p.option(values[p.name]))
+            ),
+        )
 
     def parse(self, text: str) -> Definition:
         return self._parsed(text, ("d_pos", "d_neg"), ())

@@ -8,6 +8,7 @@ differentiates it, mpmath evaluates it at 50 digits, and neither sees what the o
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import operator
 import re
@@ -174,6 +175,25 @@ class Definition:
         raise AssertionError("validated: the last line is an expression")
 
     @cached_property
+    def written_out(self) -> ast.expr:
+        """The formula as one expression, in which no name is left that the text introduces.
+
+        Raises `DefinitionError` for one that becomes too long.
+        """
+        meanings: dict[str, ast.expr] = {}
+        sizes: dict[str, int] = {}
+        for statement in self._tree.body:
+            value = statement.value  # type: ignore[attr-defined] # validated: an assignment or an expression
+            parts = [sizes.get(n.id, 1) if isinstance(n, ast.Name) else 1 for n in ast.walk(value)]
+            if sum(parts) > MAX_LENGTH:
+                raise DefinitionError(f"the formula has more than {MAX_LENGTH} parts when its names are written out")
+            inserted = _Insertion(meanings).visit(copy.deepcopy(value))
+            if isinstance(statement, ast.Assign):
+                (target,) = statement.targets
+                meanings[ast.unparse(target)], sizes[ast.unparse(target)] = inserted, sum(parts)
+        return ast.fix_missing_locations(inserted)
+
+    @cached_property
     def _counts(self) -> Counter[str]:
         """How often the formula has each operation and call."""
         return Counter(self._text(node) for node in ast.walk(self._tree) if isinstance(node, ast.BinOp | ast.Call))
@@ -224,14 +244,14 @@ class Definition:
     def _located(
         self, node: ast.expr, arguments: _Meaning, function: Callable[[_Scope], Callable[..., Any]]
     ) -> _Meaning:
-        """The function of the arguments; where it has no value, its error gets a note with the place in the text."""
+        """The function of the arguments; where it has no value, its error gets the reason and the place as a note."""
 
         def meaning(scope: _Scope) -> Any:
             values = arguments(scope)
             try:
                 return function(scope)(*values)
-            except ArithmeticError as error:
-                error.add_note(f"line {node.lineno}, column {node.col_offset + 1}, {self._text(node)!r}")
+            except (ArithmeticError, ValueError) as error:
+                error.add_note(f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}")
                 raise
 
         return meaning
@@ -252,9 +272,27 @@ class Definition:
         return meaning
 
 
+def _reason(node: ast.expr, error: Exception) -> str:
+    """Why a node has no value."""
+    if isinstance(error, ZeroDivisionError):
+        return "division by zero"
+    name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else "a fractional power"
+    return f"{name} of a number below -1" if name == "log1p" else f"{name} of a negative number"
+
+
 def _numbers_first(name: str, arguments: Sequence[ast.expr]) -> list[ast.expr]:
     """The arguments of a function, for max and min with a number first: that is what they take where both are equal."""
     return sorted(arguments, key=lambda node: _constant(node) is None) if name in ("max", "min") else list(arguments)
+
+
+class _Insertion(ast.NodeTransformer):
+    """Puts meanings where their names stand."""
+
+    def __init__(self, meanings: Mapping[str, ast.expr]) -> None:
+        self.meanings = meanings
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return copy.deepcopy(self.meanings.get(node.id, node))
 
 
 class _Validator:
@@ -338,11 +376,9 @@ class _Validator:
 
     def _compared(self, condition: ast.expr) -> list[ast.expr]:
         """The two sides of the condition of a where."""
-        match condition:
-            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
-                return [left, right]
-            case _:
-                self._refuse(condition, "the condition of where(...) is one comparison by <, <=, > or >=")
+        if not (isinstance(condition, ast.Compare) and [type(op) in _COMPARISONS for op in condition.ops] == [True]):
+            self._refuse(condition, "the condition of where(...) is one comparison by <, <=, > or >=")
+        return [condition.left, *condition.comparators]
 
     @staticmethod
     def _refuse(node: ast.AST, reason: str) -> NoReturn:

@@ -5,9 +5,10 @@ Nothing here has seen a derivative or a stable form: at the precision used, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import mpmath
@@ -124,3 +125,43 @@ def objective_value(
 def locus_value(loss: Loss, locus: str, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
     """A loss's singular locus as a function of the two distances; its zeros are the singular points."""
     return loss.parse(locus).read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+
+
+DISTANCES = tuple(map(mpmath.mpf, ("0", "0.001", "0.25", "0.5", "1", "1.5", "2", "3", "10", "1000")))
+"""At which a loss is examined."""
+
+
+def zeros(loss: Loss, locus: str, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Some points with positive distances at which a locus is 0: one of the distances is among `DISTANCES`."""
+    formula, own = loss.parse(locus), _own(loss, parameters)
+
+    def value(d_pos: Any, d_neg: Any) -> Any:
+        try:
+            found = formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **own})
+            return found if isinstance(found, mpmath.mpf) else mpmath.nan
+        except (ArithmeticError, ValueError, TypeError):  # it may not exist everywhere
+            return mpmath.nan
+
+    for fixed in sorted(DISTANCES[1:], key=lambda distance: abs(distance - 1)):
+        for along, point in (
+            (lambda t, fixed=fixed: value(t, fixed), lambda t, fixed=fixed: (t, fixed)),
+            (lambda t, fixed=fixed: value(fixed, t), lambda t, fixed=fixed: (fixed, t)),
+        ):
+            values = [(t, along(t)) for t in DISTANCES]
+            for (low, below), (high, above) in pairwise(values):
+                if below * above < 0:
+                    yield point(_root(along, low, high))
+                elif low > 0 and below == 0:
+                    yield point(low)
+
+
+def _root(function: Callable[[Any], Any], low: Any, high: Any) -> Any:
+    """Where a function that changes its sign does so, by halving; exactly, if halves reach it."""
+    rising = function(high) > 0
+    for _ in range(int(mpmath.mp.prec) + 16):
+        middle = (low + high) / 2
+        value = function(middle)
+        if value == 0:
+            return middle
+        low, high = (low, middle) if (value > 0) == rising else (middle, high)
+    return (low + high) / 2

@@ -15,6 +15,28 @@ if TYPE_CHECKING:
     from .differentiate import Derivation
 
 _SYMBOLS = {"d_pos": "d_{+}", "d_neg": "d_{-}", "temperature": "T", "margin": "m"}
+_GREEK = {
+    name: rf"\{name}"
+    for name in (
+        *(
+            "alpha",
+            "beta",
+            "gamma",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "kappa",
+            "mu",
+            "nu",
+            "xi",
+            "rho",
+            "sigma",
+            "tau",
+        ),
+        *("phi", "chi", "psi", "omega"),
+    )
+}
 EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -63,7 +85,7 @@ class LatexPrinter(InfixPrinter):
     times = r"\,"
 
     def __init__(self, named: Mapping[sp.Expr, str] | None = None) -> None:
-        super().__init__(_SYMBOLS)
+        super().__init__(_SYMBOLS | _GREEK)
         self.named = named or {}
 
     def at_least(self, expr: sp.Expr, precedence: int) -> str:

@@ -175,7 +175,7 @@ def derive_loss(loss: Loss) -> LossDerivation:
     definition, introduced = symbols.loss_of(loss)
     scalars = (d_pos, d_neg, *(symbols.parameter(p) for p in loss.parameters))
     chain = Chain("stable form of the loss", definition, Setting((), scalars, introduced))
-    chain.then("write out", definition.subs(introduced), "insert what the names stand for")
+    chain.then("write out", chain.setting.spell_out(definition), "insert what the names stand for")
     while True:
         before = chain.reached
         for rule in RULES:

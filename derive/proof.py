@@ -289,6 +289,8 @@ def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
 
 def where(kink: Kink) -> str:
     """The points of a kink as LaTeX."""
+    if kink.locus is not None:
+        return f"{to_latex(kink.locus)} = 0"
     names = {**EMBEDDINGS, **{name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")}}
     return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), kink.where)
 

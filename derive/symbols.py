@@ -97,6 +97,11 @@ def loss_of(loss: Loss) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]:
     return value, introduced
 
 
+def locus_of(loss: Loss, text: str) -> sp.Expr:
+    """A formula in the two distances and a loss's parameters."""
+    return loss.parse(text).read(SYMPY, {"d_pos": d_pos, "d_neg": d_neg, **_parameters(loss)})
+
+
 def distances_of(objective: Objective) -> dict[sp.Symbol, sp.Expr]:
     """What d_pos and d_neg stand for."""
     return {

@@ -8,6 +8,7 @@ from .functions import Node
 from .printing import TextPrinter
 
 if TYPE_CHECKING:
+    from .catalogue import Loss
     from .differentiate import Derivation
 
 
@@ -29,6 +30,11 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     return rows
 
 
+def missing(loss: Loss) -> list[str]:
+    """Where a loss has no value or no derivative: nothing is promised there."""
+    return [f"not defined, and not verified, at {of.where}: {of.why}" for of in loss.undefined]
+
+
 def table(rows: list[tuple[str, str]], separator: str = " = ") -> list[str]:
     """Rows as lines with their first columns lined up."""
     width = max(len(left) for left, _ in rows)
@@ -40,6 +46,8 @@ def describe(derivation: Derivation) -> str:
     objective = derivation.objective
     lines = [f"{objective.loss.name} on {objective.distance.name}: {len(derivation.steps)} checked steps", ""]
     lines += table(formulas(derivation))
+    if objective.loss.undefined:
+        lines += ["", *missing(objective.loss)]
     if derivation.kinks:
         lines += ["", "not differentiable, and the derivative taken as 0, at"]
         lines += [f"    {line}" for line in table([(kink.where, kink.shape) for kink in derivation.kinks], "  ")]

@@ -55,8 +55,34 @@ def regimes(
 
     dims: numbers of components over which a few are scattered, for code that treats long rows in ways of their own.
     full_range: with distances whose squares are beyond the type, from subnormal ones to the largest.
-    The batches are the same on every run and every machine.
+    The batches are the same on every run and every machine. There are no rows where the loss is not defined.
     """
+    for regime in _regimes(objective, dtype, parameters, dims, full_range):
+        rows = [
+            row for row in range(len(regime.x)) if not objective.loss.undefined or _is_defined(objective, regime, row)
+        ]
+        if len(rows) == len(regime.x):
+            yield regime
+        elif rows:
+            yield replace(regime, x=regime.x[rows], x_pos=regime.x_pos[rows], x_neg=regime.x_neg[rows])
+
+
+def _is_defined(objective: Objective, regime: Regime, row: int) -> bool:
+    """Whether a loss that is not defined somewhere, where a distance is 0, is defined at a row."""
+    x, x_pos, x_neg = ([mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings)
+    d_pos, d_neg = (distance_value(objective.distance, x, other, regime.parameters) for other in (x_pos, x_neg))
+    return all(
+        locus_value(objective.loss, of.locus, d_pos, d_neg, regime.parameters) != 0 for of in objective.loss.undefined
+    )
+
+
+def _regimes(
+    objective: Objective,
+    dtype: str,
+    parameters: Mapping[str, float],
+    dims: Sequence[int],
+    full_range: bool,
+) -> Iterator[Regime]:
     random = np.random.Generator(np.random.PCG64(_SEED))
 
     def normal(rows: int, dim: int, scale: float = 1.0) -> Array:
@@ -140,6 +166,9 @@ def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, floa
             def locus(value: object, *, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
                 return locus_value(objective.loss, text, d_pos, d_neg, {**parameters, name: value})
 
-            value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))
-            if locus(value) == 0:
+            try:
+                value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))
+            except (ArithmeticError, ValueError):  # it does not decide, or not so simply
+                continue
+            if locus(value) == 0 and parameter.holds(value):
                 yield {parameter.name: value}
