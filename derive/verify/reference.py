@@ -119,7 +119,7 @@ class _Slopes:
 
 
 def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
-    """The loss with its first derivatives and, away from a kink, its second."""
+    """A smooth piece of the loss with its first and second derivatives."""
     digits = 20 + 2 * _digits(max(d_pos, d_neg, mpmath.mpf(1)), h)
     for extra in (0, _SATURATED):
         with mpmath.workdps(digits + extra):
@@ -131,9 +131,7 @@ def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any
             if shows and abs(here) >= _SMALL:
                 break
     with mpmath.workdps(digits + extra):
-        pos, neg = _central(ahead_pos, here, behind_pos, h), _central(ahead_neg, here, behind_neg, h)
-        if _is_kink(ahead_pos, here, behind_pos) or _is_kink(ahead_neg, here, behind_neg):
-            return _Slopes(here, pos, neg, 0, 0, 0)
+        pos, neg = (ahead_pos - behind_pos) / (2 * h), (ahead_neg - behind_neg) / (2 * h)
         both = loss(d_pos + h, d_neg + h) + loss(d_pos - h, d_neg - h)
         pos_pos, neg_neg = (ahead_pos - 2 * here + behind_pos) / h**2, (ahead_neg - 2 * here + behind_neg) / h**2
         pos_neg = (both - 2 * here) / (2 * h**2) - (pos_pos + neg_neg) / 2

@@ -170,5 +170,6 @@ def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, floa
                 value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))
             except (ArithmeticError, ValueError):  # it does not decide, or not so simply
                 continue
-            if locus(value) == 0 and parameter.holds(value):
-                yield {parameter.name: value}
+            with mpmath.workdps(60):  # exactly, and not only to the digits of a float
+                if locus(value) == 0 and parameter.holds(value):
+                    yield {parameter.name: value}
