@@ -33,7 +33,7 @@ def lookup(entries: Mapping[str, Named], name: str, kind: str) -> Named:
 
 
 def objective(norm: str = "l2", loss: str | Loss = "softmax-mse") -> Objective:
-    """The objective of two names from the catalogue; the loss may be one's own. Raises `UsageError` for an unknown one."""
+    """The objective of two names, or of a loss of one's own. Raises `UsageError` for a name that is unknown."""
     return Objective(lookup(DISTANCES, norm, "norm"), loss if isinstance(loss, Loss) else lookup(LOSSES, loss, "loss"))
 
 

@@ -5,6 +5,7 @@ Nothing here has seen a derivative or a stable form: at the precision used, the 
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -14,7 +15,7 @@ from typing import Any
 import mpmath
 
 from .catalogue import Distance, Loss, Objective
-from .expression import Algebra
+from .expression import Algebra, Definition
 
 
 def _remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -93,25 +94,52 @@ def smooth_piece(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, An
     Its derivatives are those of the loss; at a kink they are what the convention of `max`, `min`, `abs` and `where`
     says: that of a number or else of the first argument, that of 0, and that of the value which is taken there.
     """
+    signs = pieces(loss, d_pos, d_neg, parameters)
+
+    def continued(d_pos: Any, d_neg: Any) -> Any:
+        known = iter(signs)  # the formula asks in the same order
+        return _read(loss, lambda z: next(known), d_pos, d_neg, parameters)
+
+    return continued if signs else lambda d_pos, d_neg: loss_value(loss, d_pos, d_neg, parameters)
+
+
+def pieces(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> tuple[int, ...]:
+    """Which piece of max, min, abs and where applies at a point, in the order in which the formula asks."""
     signs: list[int] = []
 
     def recorded(z: Any) -> int:
         signs.append(_sign(z))
         return signs[-1]
 
-    def value(sign: Callable[[Any], int], d_pos: Any, d_neg: Any) -> Any:
-        algebra = replace(_algebra(0), functions=_functions(sign))
-        return loss.formula.read(algebra, {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+    _read(loss, recorded, d_pos, d_neg, parameters)
+    return tuple(signs)
 
-    value(recorded, d_pos, d_neg)
-    if not signs:
-        return lambda d_pos, d_neg: loss_value(loss, d_pos, d_neg, parameters)
 
-    def continued(d_pos: Any, d_neg: Any) -> Any:
-        known = iter(signs)  # the formula asks in the same order
-        return value(lambda z: next(known), d_pos, d_neg)
+def _read(loss: Loss, sign: Callable[[Any], int], d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+    algebra = replace(_algebra(0), functions=_functions(sign))
+    return loss.formula.read(algebra, {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
 
-    return continued
+
+def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+    """The largest value of a part of the formula, but for exponentials, which stable forms do not compute."""
+    largest = mpmath.mpf(0)
+    parts = (node for node in ast.walk(loss.formula.written_out) if isinstance(node, ast.BinOp))
+    for part in parts:
+        if not any(isinstance(node, ast.Name) and node.id == "exp" for node in ast.walk(part)):
+            largest = max(
+                largest,
+                abs(
+                    _part(loss, ast.unparse(part)).read(
+                        _algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)}
+                    )
+                ),
+            )
+    return largest
+
+
+@cache
+def _part(loss: Loss, text: str) -> Definition:
+    return loss.parse(text)
 
 
 def objective_value(

@@ -104,6 +104,22 @@ def _weighted_exponent(term: sp.Expr) -> sp.Expr | None:
     return sp.log(number) + exponent if exponent is not None and number > 0 else None
 
 
+def _log_of_share(expr: sp.Expr) -> sp.Expr:
+    """log(a/(a + b)) is -log1p(b/a), for positive a and b."""
+
+    def rewrite(logarithm: sp.log) -> sp.Expr:
+        share = logarithm.args[0]
+        for power in sp.Mul.make_args(share):
+            if power.is_Pow and power.exp == -1 and power.base.is_Add and len(power.base.args) == 2:
+                first, second = power.base.args
+                for part, rest in ((first, second), (second, first)):
+                    if share / power == part and part.is_positive and rest.is_nonnegative:
+                        return -log1p(rest / part)
+        return logarithm
+
+    return expr.replace(lambda e: isinstance(e, sp.log), rewrite)
+
+
 def _log_of_one_plus(expr: sp.Expr) -> sp.Expr:
     """log(1 + z) is log1p(z)."""
 
@@ -161,6 +177,7 @@ RULES = (
         "take the largest exponential out; nothing can overflow any more",
         _log_sum,
     ),
+    Rule("log of a share", "a share near 1 is not computed before its logarithm is taken", _log_of_share),
     Rule("log of one plus", "a small number keeps its digits if 1 is not added to it first", _log_of_one_plus),
     Rule("exponential less one", "a small difference from 1 keeps its digits if it is computed as one", _exp_less_one),
     Rule("positive part", "the larger of 0 and a number is its positive part", _positive_part),

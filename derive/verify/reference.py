@@ -63,8 +63,13 @@ def reference(
     }
     with mpmath.workdps(80):
         d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
-        loss = smooth_piece(objective.loss, d_pos, d_neg, parameters)
     steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
+    if objective.loss.source:  # which may bend as powers of the distances do
+        steepness += [1 / d**2 for d in (d_pos, d_neg) if d > 1]
+
+    def loss() -> Callable[[Any, Any], Any]:
+        return smooth_piece(objective.loss, d_pos, d_neg, parameters)
+
     slopes = _loss_slopes(loss, d_pos, d_neg, _STEP * min([mpmath.mpf(1), *steepness]))
     with mpmath.workdps(50):
         slope = {"pos": slopes.pos, "neg": slopes.neg}
@@ -118,11 +123,12 @@ class _Slopes:
     neg_neg: Any
 
 
-def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
-    """A smooth piece of the loss with its first and second derivatives."""
+def _loss_slopes(piece: Callable[[], Callable[[Any, Any], Any]], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
+    """A smooth piece of the loss with its first and second derivatives; at more digits it may be another one."""
     digits = 20 + 2 * _digits(max(d_pos, d_neg, mpmath.mpf(1)), h)
     for extra in (0, _SATURATED):
         with mpmath.workdps(digits + extra):
+            loss = piece()
             here = loss(d_pos, d_neg)
             ahead_pos, behind_pos = loss(d_pos + h, d_neg), loss(d_pos - h, d_neg)
             ahead_neg, behind_neg = loss(d_pos, d_neg + h), loss(d_pos, d_neg - h)

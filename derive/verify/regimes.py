@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..catalogue import Objective
 from ..formats import FORMATS
-from ..highprecision import distance_value, locus_value
+from ..highprecision import distance_value, largest_part, locus_value, pieces
 
 Array = npt.NDArray[np.floating]
 
@@ -55,25 +55,33 @@ def regimes(
 
     dims: numbers of components over which a few are scattered, for code that treats long rows in ways of their own.
     full_range: with distances whose squares are beyond the type, from subnormal ones to the largest.
-    The batches are the same on every run and every machine. There are no rows where the loss is not defined.
+    The batches are the same on every run and every machine. Of a loss of one's own, there are no rows where it is not
+    defined, where squares of parts of its formula leave the range of the type, or where rounding decides on which side
+    of a kink it is.
     """
+    own = bool(objective.loss.source or objective.loss.undefined)
     for regime in _regimes(objective, dtype, parameters, dims, full_range):
-        rows = [
-            row for row in range(len(regime.x)) if not objective.loss.undefined or _is_defined(objective, regime, row)
-        ]
+        rows = [row for row in range(len(regime.x)) if not own or _is_judged(objective, regime, row, dtype)]
         if len(rows) == len(regime.x):
             yield regime
         elif rows:
             yield replace(regime, x=regime.x[rows], x_pos=regime.x_pos[rows], x_neg=regime.x_neg[rows])
 
 
-def _is_defined(objective: Objective, regime: Regime, row: int) -> bool:
-    """Whether a loss that is not defined somewhere, where a distance is 0, is defined at a row."""
+def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
+    """Whether accuracy means something at a row of a regime."""
+    loss, parameters = objective.loss, regime.parameters
     x, x_pos, x_neg = ([mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings)
-    d_pos, d_neg = (distance_value(objective.distance, x, other, regime.parameters) for other in (x_pos, x_neg))
-    return all(
-        locus_value(objective.loss, of.locus, d_pos, d_neg, regime.parameters) != 0 for of in objective.loss.undefined
-    )
+    computed = FORMATS[FORMATS[dtype].computed_in]
+    with mpmath.workdps(400):
+        d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+        if any(locus_value(loss, of.locus, d_pos, d_neg, parameters) == 0 for of in loss.undefined):
+            return False
+        if largest_part(loss, d_pos, d_neg, parameters) ** 2 > computed.largest:
+            return False
+        rounded = [1 + sign * 8 * mpmath.mpf(computed.eps) for sign in (1, -1)]
+        sides = {pieces(loss, d_pos * a, d_neg / a, parameters) for a in rounded}
+        return len(sides) == 1 or regime.name == "on the kink"  # where nothing is rounded
 
 
 def _regimes(
