@@ -142,8 +142,8 @@ def requests_for(
         chosen_dtypes = _dtypes(dtypes or None, makers[target])
         for loss in [*_chosen([name for name in losses if isinstance(name, str)], LOSSES, "loss"), *own]:
             for norm in _chosen(norms, DISTANCES, "norm"):
-                own = {p.name: p for p in objective(norm, loss).parameters}
-                mine = {name: own[name].check(value) for name, value in (parameters or {}).items() if name in own}
+                has = {p.name: p for p in objective(norm, loss).parameters}
+                mine = {name: has[name].check(value) for name, value in (parameters or {}).items() if name in has}
                 used |= set(mine)
                 requests.append(Request(norm, loss, target, Settings(chosen_dtypes, mine, accuracy=accuracy)))
     for name in parameters or {}:

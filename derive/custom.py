@@ -358,7 +358,14 @@ def _corners(formula: ast.expr) -> list[_Corner]:
         match node:
             case ast.Call(func=ast.Name(id="max" | "min"), args=[first, second]):
                 a, b = sorted((first, second), key=lambda argument: not isinstance(argument, ast.Constant))
-                found.append(_between(b, a, f"the slope of {ast.unparse(a)} is taken"))
+                call = ast.unparse(node)
+                found.append(
+                    _between(
+                        *(b, a),
+                        f"the slope of {call} is taken as "
+                        + ("0" if isinstance(a, ast.Constant) else f"that of {ast.unparse(a)}"),
+                    )
+                )
             case ast.Call(func=ast.Name(id="abs"), args=[z]):
                 found.append(
                     _Corner(ast.unparse(z), f"{ast.unparse(z)} = 0", f"the slope of |{ast.unparse(z)}| is taken as 0")

@@ -6,6 +6,7 @@ Nothing here has seen a derivative or a stable form: at the precision used, the 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -122,19 +123,16 @@ def _read(loss: Loss, sign: Callable[[Any], int], d_pos: Any, d_neg: Any, parame
 
 def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
     """The largest value of a part of the formula, but for exponentials, which stable forms do not compute."""
-    largest = mpmath.mpf(0)
-    parts = (node for node in ast.walk(loss.formula.written_out) if isinstance(node, ast.BinOp))
-    for part in parts:
-        if not any(isinstance(node, ast.Name) and node.id == "exp" for node in ast.walk(part)):
-            largest = max(
-                largest,
-                abs(
-                    _part(loss, ast.unparse(part)).read(
-                        _algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)}
-                    )
-                ),
-            )
-    return largest
+    values = {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)}
+    parts = (_part(loss, text).read(_algebra(0), values) for text in _texts_without_exponentials(loss))
+    return max(map(abs, (d_pos, d_neg, *parts)))
+
+
+@cache
+def _texts_without_exponentials(loss: Loss) -> tuple[str, ...]:
+    operations = (node for node in ast.walk(loss.formula.written_out) if isinstance(node, ast.BinOp))
+    texts = dict.fromkeys(map(ast.unparse, operations))
+    return tuple(text for text in texts if not re.search(r"\bexp\b", text))
 
 
 @cache

@@ -88,7 +88,7 @@ class Kink:
     @property
     def shape(self) -> str:
         if self.taken:
-            return f"{'convex' if self.convex else 'concave'} kink: {self.taken} instead"
+            return f"{'convex' if self.convex else 'concave'} kink: {self.taken}"
         return "convex kink: 0 is a subgradient" if self.convex else "concave kink: 0 is only a Clarke subgradient"
 
 
