@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeVar
 
@@ -99,6 +99,13 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
     thorough: everything that can be checked here, such as every GPU architecture, instead of what takes a second.
     """
     report = targets_for(product.target)[product.target].verify(product, thorough)
+    if product.objective.loss.source and any(check.name == "gradient" for check in report.checks):
+        from .verify.regimes import unjudged
+
+        values = product.settings.values(product.objective)
+        if left_out := unjudged(product.objective, product.settings.dtypes, values):
+            why = "not judged, because the loss is not defined there, has a kink within rounding, or overflows"
+            report = replace(report, notes=(*report.notes, f"{why}: {', '.join(left_out)}"))
     return report.accepting(product.settings.accuracy) if product.settings.accuracy else report
 
 

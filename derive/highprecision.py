@@ -122,7 +122,10 @@ def _read(loss: Loss, sign: Callable[[Any], int], d_pos: Any, d_neg: Any, parame
 
 
 def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
-    """The largest value of a part of the formula, but for exponentials, which stable forms do not compute."""
+    """The largest value of a part of the formula, a divisor's inverse being one.
+
+    Exponentials are not, for stable forms do not compute them.
+    """
     values = {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)}
     parts = (_part(loss, text).read(_algebra(0), values) for text in _texts_without_exponentials(loss))
     return max(map(abs, (d_pos, d_neg, *parts)))
@@ -130,8 +133,9 @@ def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, An
 
 @cache
 def _texts_without_exponentials(loss: Loss) -> tuple[str, ...]:
-    operations = (node for node in ast.walk(loss.formula.written_out) if isinstance(node, ast.BinOp))
-    texts = dict.fromkeys(map(ast.unparse, operations))
+    operations = [node for node in ast.walk(loss.formula.written_out) if isinstance(node, ast.BinOp)]
+    divisors = (f"1 / ({ast.unparse(node.right)})" for node in operations if isinstance(node.op, ast.Div))
+    texts = dict.fromkeys([*map(ast.unparse, operations), *divisors])
     return tuple(text for text in texts if not re.search(r"\bexp\b", text))
 
 

@@ -141,6 +141,21 @@ def _exp_less_one(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, sp.Add), rewrite)
 
 
+def _one_fraction(expr: sp.Expr) -> sp.Expr:
+    """1 - a/(a + b) is b/(a + b): a sum of quotients as one, if nothing is subtracted in it any more."""
+
+    def rewrite(total: sp.Add) -> sp.Expr:
+        has_quotient = any(power.exp.is_negative for power in total.atoms(sp.Pow))
+        if not has_quotient or not total.is_rational_function(*total.free_symbols):
+            return total
+        fraction = sp.factor(total)
+        # where a distance is 0 there may be no quotient; elsewhere the sign is plain once nothing is subtracted
+        inside = fraction.xreplace({s: sp.Dummy(positive=True) for s in fraction.free_symbols if s.is_nonnegative})
+        return fraction if inside.is_positive or inside.is_negative else total
+
+    return expr.replace(lambda e: isinstance(e, sp.Add) and e.is_nonnegative is None, rewrite)
+
+
 def _positive_part(expr: sp.Expr) -> sp.Expr:
     """max(0, z) as one node, whose derivative at the kink is ours to state."""
 
@@ -180,11 +195,13 @@ RULES = (
     Rule("log of a share", "a share near 1 is not computed before its logarithm is taken", _log_of_share),
     Rule("log of one plus", "a small number keeps its digits if 1 is not added to it first", _log_of_one_plus),
     Rule("exponential less one", "a small difference from 1 keeps its digits if it is computed as one", _exp_less_one),
+    Rule("one fraction", "nothing is subtracted that is nearly equal", _one_fraction),
     Rule("positive part", "the larger of 0 and a number is its positive part", _positive_part),
     Rule("absolute value", "its derivative at 0 is taken as 0", _absolute),
 )
 
 SIMPLER = (
+    Rule("one fraction", "nothing is subtracted that is nearly equal", _one_fraction),
     Rule(
         "step of a positive part",
         "the positive part is 0 where the step is",

@@ -68,6 +68,18 @@ def regimes(
             yield replace(regime, x=regime.x[rows], x_pos=regime.x_pos[rows], x_neg=regime.x_neg[rows])
 
 
+def unjudged(objective: Objective, dtypes: Sequence[str], parameters: Mapping[str, float]) -> tuple[str, ...]:
+    """The regimes that have rows which are left out, each with the float type."""
+    if not (objective.loss.source or objective.loss.undefined):
+        return ()
+    return tuple(
+        f"{regime.name} ({dtype})"
+        for dtype in dtypes
+        for regime in _regimes(objective, dtype, parameters, (), False)
+        if not all(_is_judged(objective, regime, row, dtype) for row in range(len(regime.x)))
+    )
+
+
 def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
     """Whether accuracy means something at a row of a regime."""
     loss, parameters = objective.loss, regime.parameters
