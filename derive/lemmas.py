@@ -207,8 +207,8 @@ def _abbreviations(stable: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
     nodes = set().union(*(expr.atoms(*OF_ONE_ARGUMENT) for expr in (stable, *slopes)))
     for node in sorted(nodes, key=sp.default_sort_key):
         (z,) = node.args
-        z = sp.together(sp.expand(-z if sp.diff(z, d_pos).is_negative else z))
-        if all(sp.expand(z - known) != 0 for known in arguments):
+        z = _in_one_place(-z if sp.diff(z, d_pos).is_negative else z)
+        if all(sp.expand(z - sign * known) != 0 for known in arguments for sign in (1, -1)):
             arguments.append(z)
     for number, z in enumerate(arguments, start=1):
         suffix = str(number) if len(arguments) > 1 else ""
@@ -216,6 +216,12 @@ def _abbreviations(stable: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
         names[sp.Symbol(f"s{suffix}", positive=True)] = sigmoid(argument)
         names[sp.Symbol(f"q{suffix}", positive=True)] = sigmoid(-argument)
     return names
+
+
+def _in_one_place(z: sp.Expr) -> sp.Expr:
+    """`z` with a common denominator, unless it becomes something that is not easily seen to be the same."""
+    together = sp.together(sp.expand(z))
+    return together if sp.expand(together - z) == 0 else z
 
 
 def abbreviated(expr: sp.Expr, abbreviations: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:

@@ -35,11 +35,13 @@ def _softmax(expr: sp.Expr) -> sp.Expr:
             exponents = [_exponent(term) for term in power.base.args] if isinstance(power.base, sp.Add) else []
             match exponents:
                 case [sp.Expr() as a, sp.Expr() as b]:
-                    for j in range(-power.exp, -1, -1):
-                        exponentials = {sp.exp(j * a), sp.exp((-power.exp - j) * b)} - {sp.S.One}
-                        if exponentials <= set(factors):
-                            sigmoids = sigmoid(_difference(a, b)) ** j * sigmoid(_difference(b, a)) ** (-power.exp - j)
-                            return product / power / sp.Mul(*exponentials) * sigmoids
+                    n = -power.exp
+                    above = {j: {sp.exp(j * a), sp.exp((n - j) * b)} - {sp.S.One} for j in range(n, -1, -1)}
+                    # as many exponentials as there are belong to the fraction
+                    for j in sorted(above, key=lambda j: -len(above[j])):
+                        if above[j] <= set(factors):
+                            sigmoids = sigmoid(_difference(a, b)) ** j * sigmoid(_difference(b, a)) ** (n - j)
+                            return product / power / sp.Mul(*above[j]) * sigmoids
         return product
 
     # first the products, in which an exponential above the fraction belongs to it

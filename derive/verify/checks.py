@@ -204,7 +204,7 @@ def ulps(
     Where results are kept in a narrower type, half a unit of that is granted before: they are rounded to nearest.
     Below the normal range a unit is `floor` times the smallest subnormal. Infinity is right, and nothing else is, where
     the exact result is beyond the type, or beyond `range_of` for results of a wider one; anywhere else what is not
-    finite is infinitely wrong, unless a rounded distance alone makes a difference that is beyond the type.
+    finite is infinitely wrong.
     """
     kept, computed = FORMATS[dtype], FORMATS[FORMATS[dtype].computed_in]
     least, epsilon = mpmath.mpf(floor * computed.smallest_subnormal), mpmath.mpf(computed.eps)
@@ -212,9 +212,7 @@ def ulps(
     half_of_largest = mpmath.ldexp(1, widest.largest_exponent - widest.precision)
     errors = []
     for value, wanted, scale in zip(map(float, found), exact.value, exact.scale, strict=True):
-        if not math.isfinite(value) and epsilon * scale > widest.largest:
-            errors.append(0.0)  # a distance that is rounded moves the result beyond the type: all results are as good
-        elif math.isnan(value):
+        if math.isnan(value):
             errors.append(math.nan)
         elif abs(wanted) - widest.largest >= half_of_largest:
             errors.append(0.0 if value == (math.inf if wanted > 0 else -math.inf) else math.inf)

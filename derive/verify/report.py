@@ -56,11 +56,7 @@ class Report:
             "target": self.target,
             "level": self.level,
             "passed": self.passed,
-            "checks": [
-                # JSON has no infinity and no NaN
-                {**asdict(check), "worst": _plain(check.worst), "passed": check.passed}
-                for check in self.checks
-            ],
+            "checks": [_check_as_dict(check) for check in self.checks],
             "notes": list(self.notes),
         }
 
@@ -111,6 +107,12 @@ class Report:
             verdict = "ok" if all(check.passed for check in by_dtype.values()) else "FAILED"
             rows.append((name, regime, *cells, f"{first.bound:g} {first.unit}", verdict))
         return rows
+
+
+def _check_as_dict(check: Check) -> dict[str, Any]:
+    # JSON has no infinity and no NaN
+    data = {**asdict(check), "worst": _plain(check.worst), "passed": check.passed}
+    return data if check.point else {name: value for name, value in data.items() if name != "point"}
 
 
 def _plain(value: float) -> float | str:
