@@ -147,7 +147,9 @@ def requests_for(
     usual = {name: maker for name, maker in makers.items() if maker.in_all or name in target_names}
     for target in _chosen(target_names, usual if "all" in target_names else makers, "target"):
         chosen_dtypes = _dtypes(dtypes or None, makers[target])
-        for loss in [*_chosen([name for name in losses if isinstance(name, str)], LOSSES, "loss"), *own]:
+        named = _chosen([name for name in losses if isinstance(name, str)], LOSSES, "loss")
+        both: list[str | Loss] = [*named, *own]
+        for loss in both:
             for norm in _chosen(norms, DISTANCES, "norm"):
                 has = {p.name: p for p in objective(norm, loss).parameters}
                 mine = {name: has[name].check(value) for name, value in (parameters or {}).items() if name in has}

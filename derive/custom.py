@@ -425,19 +425,19 @@ def _is_flat(examined: _Examined, point: tuple[Any, Any]) -> bool:
 
 def _undefined(examined: _Examined) -> Iterator[Singularity]:
     """Where a distance is 0 and the loss, or its derivative, does not exist."""
+    zero = mpmath.mpf(0)
     sides = {
-        "d_pos": [(mpmath.mpf(0), other) for other in _GRID[1:]],
-        "d_neg": [(other, mpmath.mpf(0)) for other in _GRID[1:]],
-        "d_pos + d_neg": [(mpmath.mpf(0), mpmath.mpf(0))],
+        ("d_pos", "d_pos = 0"): [(zero, other) for other in _GRID[1:]],
+        ("d_neg", "d_neg = 0"): [(other, zero) for other in _GRID[1:]],
     }
-    where = {"d_pos": "d_pos = 0", "d_neg": "d_neg = 0", "d_pos + d_neg": "d_pos = d_neg = 0"}
-    missing = []
-    for locus, points in sides.items():
-        why = next((why for point in points if (why := _why_undefined(examined, *point))), "")
-        if why and not missing[1:]:  # where both are 0 one of them is
-            missing.append(locus)
-            if locus != "d_pos + d_neg" or not missing[:-1]:
-                yield Singularity(locus, where[locus], why)
+    found = [
+        Singularity(locus, where, why)
+        for (locus, where), points in sides.items()
+        if (why := next((why for point in points if (why := _why_undefined(examined, *point))), ""))
+    ]
+    yield from found
+    if not found and (why := _why_undefined(examined, zero, zero)):
+        yield Singularity("d_pos + d_neg", "d_pos = d_neg = 0", why)
 
 
 def _why_undefined(examined: _Examined, d_pos: Any, d_neg: Any) -> str:

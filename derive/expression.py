@@ -191,7 +191,8 @@ class Definition:
             if isinstance(statement, ast.Assign):
                 (target,) = statement.targets
                 meanings[ast.unparse(target)], sizes[ast.unparse(target)] = inserted, sum(parts)
-        return ast.fix_missing_locations(inserted)
+        written_out: ast.expr = ast.fix_missing_locations(inserted)
+        return written_out
 
     @cached_property
     def _counts(self) -> Counter[str]:
@@ -292,7 +293,8 @@ class _Insertion(ast.NodeTransformer):
         self.meanings = meanings
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return copy.deepcopy(self.meanings.get(node.id, node))
+        meaning: ast.expr = copy.deepcopy(self.meanings.get(node.id, node))
+        return meaning
 
 
 class _Validator:

@@ -9,7 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -56,7 +56,7 @@ def _algebra(dimension: int) -> Algebra:
 
 
 def _sign(z: Any) -> int:
-    return (z > 0) - (z < 0)
+    return int(z > 0) - int(z < 0)
 
 
 def _functions(sign: Callable[[Any], int]) -> dict[str, Callable[..., Any]]:
@@ -173,16 +173,22 @@ def zeros(loss: Loss, locus: str, parameters: Mapping[str, Any]) -> Iterator[tup
             return mpmath.nan
 
     for fixed in sorted(DISTANCES[1:], key=lambda distance: abs(distance - 1)):
-        for along, point in (
-            (lambda t, fixed=fixed: value(t, fixed), lambda t, fixed=fixed: (t, fixed)),
-            (lambda t, fixed=fixed: value(fixed, t), lambda t, fixed=fixed: (fixed, t)),
-        ):
-            values = [(t, along(t)) for t in DISTANCES]
-            for (low, below), (high, above) in pairwise(values):
-                if below * above < 0:
-                    yield point(_root(along, low, high))
-                elif low > 0 and below == 0:
-                    yield point(low)
+        yield from ((root, fixed) for root in _roots(partial(_swapped, value, fixed)))
+        yield from ((fixed, root) for root in _roots(partial(value, fixed)))
+
+
+def _swapped(function: Callable[[Any, Any], Any], second: Any, first: Any) -> Any:
+    return function(first, second)
+
+
+def _roots(function: Callable[[Any], Any]) -> Iterator[Any]:
+    """Where a function of a positive distance is 0, as far as `DISTANCES` show it."""
+    values = [(distance, function(distance)) for distance in DISTANCES]
+    for (low, below), (high, above) in pairwise(values):
+        if below * above < 0:
+            yield _root(function, low, high)
+        elif low > 0 and below == 0:
+            yield low
 
 
 def _root(function: Callable[[Any], Any], low: Any, high: Any) -> Any:

@@ -78,8 +78,8 @@ def _request(entry: Mapping[str, Any], root: Path) -> Request:
         parameters = {str(name): float(value) for name, value in entry["parameters"].items()}
         (made,) = _own_loss(entry["source"], root) if "source" in entry else (loss,)
         (request,) = requests_for([norm], [made], [target], entry["dtypes"], parameters)
-        more = {"engine": str(entry.get("engine", "")), "accuracy": float(entry.get("accuracy", 0.0))}
-        return replace(request, settings=replace(request.settings, **more))
+        engine, accuracy = str(entry.get("engine", "")), float(entry.get("accuracy", 0.0))
+        return replace(request, settings=replace(request.settings, engine=engine, accuracy=accuracy))
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise DeriveTripletError(
             f"{root / MANIFEST} has an entry that cannot be read ({type(error).__name__}: {error}); "

@@ -88,8 +88,9 @@ def _log_sum(expr: sp.Expr) -> sp.Expr:
     """log(exp(a) + exp(b) + ...) is logaddexp(a, ...), and softplus where one of the terms is 1."""
 
     def rewrite(logarithm: sp.log) -> sp.Expr:
-        exponents = [_weighted_exponent(term) for term in sp.Add.make_args(logarithm.args[0])]
-        if len(exponents) < 2 or None in exponents or not any(e.free_symbols for e in exponents):
+        terms = sp.Add.make_args(logarithm.args[0])
+        exponents = [exponent for term in terms if (exponent := _weighted_exponent(term)) is not None]
+        if not 2 <= len(terms) == len(exponents) or not any(e.free_symbols for e in exponents):
             return logarithm
         ones = [e for e in exponents if e == 0]
         others = sorted((e for e in exponents if e != 0), key=sp.default_sort_key)

@@ -290,9 +290,9 @@ def test_kernels_of_own_losses_are_executed(name: str) -> None:
     assert report.level.startswith("run, PTX on the CPU")
 
 
-EVERY_FUNCTION = own_loss(
-    "log(exp(-d_pos) + exp(-d_neg)) + tanh(d_pos - d_neg) + log1p(d_pos) + abs(d_pos - d_neg/3)"
-    " + max(d_pos, 2*d_neg) - min(d_pos, 1) + sqrt(1 + d_pos) + d_pos*(1 - exp(-shift**2*d_neg))"
+EVERY_FUNCTION = own_loss(  # no slope of a term takes one of another away
+    "log(exp(d_pos) + exp(-d_neg)) + tanh(d_pos - d_neg) + log1p(d_pos) + 3*(d_pos - d_neg) + abs(d_pos - d_neg)/8"
+    " + max(d_pos, 1 - d_neg) + min(2, d_pos) + sqrt(1 + d_pos) + 1 - exp(-shift**2*d_pos)"
     " + where(d_pos >= d_neg, (d_pos - d_neg)**2, 0)",
     {"shift": "-0.5"},
     name="every-function",
