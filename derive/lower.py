@@ -138,11 +138,15 @@ def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol
     """The coefficient of a term, with the slope that is a factor of it by its name."""
     sums = {**_sum_names(derivation, d_pos, symbols.x_pos), **_sum_names(derivation, d_neg, symbols.x_neg)}
     slope = derivation.loss.slopes[term.slope].result
-    if not any(
-        power.is_negative and base in (d_pos, d_neg) for base, power in term.coefficient.as_powers_dict().items()
-    ):
-        return term.coefficient.xreplace(sums)  # the distance that it was divided by has cancelled: nothing to mask
-    return sp.cancel(term.coefficient.xreplace(sums) / slope) * slope_names[term.slope]
+    factor = sp.cancel(term.coefficient.xreplace(sums) / slope)
+    if _divides(factor) and not _divides(term.coefficient):
+        return term.coefficient.xreplace(sums)  # the slope vanishes with the distance: there is nothing to mask
+    return factor * slope_names[term.slope]
+
+
+def _divides(coefficient: sp.Expr) -> bool:
+    """Whether it is divided by a distance."""
+    return any(power.is_negative and base in (d_pos, d_neg) for base, power in coefficient.as_powers_dict().items())
 
 
 def _magnitude(coefficient: sp.Expr) -> sp.Expr:
