@@ -17,6 +17,7 @@ from .derive.version import __version__
 if TYPE_CHECKING:
     from .derive.api import differentiate, generate, objective, verify
     from .derive.catalogue import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Singularity
+    from .derive.custom import own_loss
     from .derive.differentiate import Derivation
     from .derive.errors import DefinitionError, DeriveTripletError, StepError, UsageError
     from .derive.kernel import RowKernel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "api": ("differentiate", "generate", "objective", "verify"),
     "catalogue": ("DISTANCES", "LOSSES", "Distance", "Loss", "Objective", "Parameter", "Singularity"),
+    "custom": ("own_loss",),
     "differentiate": ("Derivation",),
     "errors": ("DefinitionError", "DeriveTripletError", "StepError", "UsageError"),
     "kernel": ("RowKernel",),
@@ -59,6 +61,7 @@ __all__ = [
     "differentiate",
     "generate",
     "objective",
+    "own_loss",
     "verify",
 ]
 

@@ -20,6 +20,7 @@ from .derive.version import __version__
 
 if TYPE_CHECKING:
     from .derive.api import Request
+    from .derive.catalogue import Loss
     from .derive.regenerate import Drift
     from .derive.targets.base import GeneratedFile, Product
     from .derive.verify.report import Report
@@ -32,6 +33,8 @@ Examples:
       both norms, with another default margin, in src/numpy/
   derive-triplet --target numpy -o - > layer.py
       to standard output
+  derive-triplet --loss 'log(1 + exp((d_pos - d_neg)/tau))' --param "tau=0.5:>0" --name soft --target cuda
+      a loss of your own
   derive-triplet --check
       does generated/ still hold what the tool generates? For CI.
 
@@ -58,7 +61,13 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.option("--norm", "norms", multiple=True, metavar="N", help="Distance, or 'all'. [default: l2]")
-@click.option("--loss", "losses", multiple=True, metavar="L", help="Loss, or 'all'. [default: softmax-mse]")
+@click.option(
+    "--loss",
+    "losses",
+    multiple=True,
+    metavar="L",
+    help="Loss, or 'all', or your own: a formula in d_pos and d_neg, or FILE.toml. [default: softmax-mse]",
+)
 @click.option("--normalize", is_flag=True, help="Divide the embeddings by their Euclidean norms first.")
 @click.option("--target", "targets", multiple=True, metavar="T", help="What to generate, or 'all'. [default: numpy]")
 @click.option(
@@ -71,6 +80,17 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--dtype", "dtypes", multiple=True, metavar="D", help="Float type, or 'all'. [default: float32, float64]")
 @_parameter_options
+@click.option(
+    "--param", "own_parameters", multiple=True, metavar="P", help="A parameter of your own loss, NAME=DEFAULT:DOMAIN."
+)
+@click.option("--name", default="", metavar="NAME", help="What your own loss is called.")
+@click.option(
+    "--accept-accuracy",
+    default=0.0,
+    metavar="ULPS",
+    type=click.FloatRange(min=0),
+    help="Write also what is less accurate than verification allows, up to this error.",
+)
 @click.option(
     "--verify/--no-verify",
     default=None,
@@ -88,6 +108,9 @@ def main(
     targets: tuple[str, ...],
     output: str,
     dtypes: tuple[str, ...],
+    own_parameters: tuple[str, ...],
+    name: str,
+    accept_accuracy: float,
     verify: bool | None,
     force: bool,
     as_json: bool,
@@ -100,19 +123,26 @@ def main(
     Each of --norm, --loss, --target and --dtype may be given several times; --list shows their values.
     """
     parameters = {name: value for name, value in given.items() if value is not None}
-    names = (norms or ("l2",), losses or ("softmax-mse",), targets or ("numpy",))
     try:
+        chosen: Sequence[str | Loss] = losses or ("softmax-mse",)
+        if own_parameters or name or any(loss not in LOSSES and loss != "all" for loss in losses):
+            from .derive.custom import losses_from
+
+            chosen, defaults = losses_from(losses, own_parameters, name)
+            parameters |= defaults
+        names = (norms or ("l2",), chosen, targets or ("numpy",))
         if as_list:
             _list(as_json)
         elif check:
             if output == "-":
                 raise UsageError("--check compares files; give their folder with -o DIR")
-            chosen = names if norms or losses or targets else None
-            _check(Path(output), chosen, dtypes, parameters, normalize, as_json)
+            given_names = names if norms or losses or targets else None
+            _check(Path(output), given_names, dtypes, parameters, accept_accuracy, normalize, as_json)
         else:
             from .derive.api import requests_for
 
-            _generate(requests_for(*names, dtypes, parameters, normalize), output, verify, force, as_json)
+            requests = requests_for(*names, dtypes, parameters, accept_accuracy, normalize)
+            _generate(requests, output, verify, force, as_json)
     except BrokenPipeError:  # the reader has gone, and click ends quietly
         raise
     except (DeriveTripletError, OSError) as error:
@@ -241,22 +271,25 @@ def _to_stderr(text: str) -> None:
 
 def _check(
     root: Path,
-    names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] | None,
+    names: tuple[Sequence[str], Sequence[str | Loss], Sequence[str]] | None,
     dtypes: tuple[str, ...],
     parameters: Mapping[str, float],
+    accuracy: float,
     normalize: bool,
     as_json: bool,
 ) -> None:
     from .derive import regenerate
     from .derive.api import product_of, requests_for
 
-    if names is None and (dtypes or parameters or normalize):
+    if names is None and (dtypes or parameters or accuracy or normalize):
         raise UsageError("--check without --norm, --loss or --target takes all options from the manifest")
     everything = (("all",), ("all",), ("all",))
     recorded = regenerate.read_manifest(root) if names is None else None
     if names is None and recorded is None and not as_json:
         click.echo(f"{root} has no manifest; it is compared with all that the tool makes")
-    requests = requests_for(*(names or everything), dtypes, parameters, normalize) if recorded is None else recorded
+    requests: Sequence[Request] = (
+        requests_for(*(names or everything), dtypes, parameters, accuracy, normalize) if recorded is None else recorded
+    )
     complete = names in (None, everything)
     drift = regenerate.check((product_of(request) for request in requests), root, complete)
     if as_json:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeVar
 
-from .catalogue import DISTANCES, LOSSES, Objective
+from .catalogue import DISTANCES, LOSSES, Loss, Objective
 from .differentiate import Derivation
 from .differentiate import differentiate as _differentiate
 from .errors import UsageError
@@ -32,18 +32,21 @@ def lookup(entries: Mapping[str, Named], name: str, kind: str) -> Named:
     raise UsageError(f"no {kind} is called {name!r}; {hint}")
 
 
-def objective(norm: str = "l2", loss: str = "softmax-mse", normalize: bool = False) -> Objective:
-    """The objective of two names from the catalogue. Raises `UsageError` for an unknown one."""
-    return Objective(lookup(DISTANCES, norm, "norm"), lookup(LOSSES, loss, "loss"), normalize)
+def objective(norm: str = "l2", loss: str | Loss = "softmax-mse", normalize: bool = False) -> Objective:
+    """The objective of two names, or of a loss of one's own. Raises `UsageError` for a name that is unknown."""
+    own = loss if isinstance(loss, Loss) else lookup(LOSSES, loss, "loss")
+    return Objective(lookup(DISTANCES, norm, "norm"), own, normalize)
 
 
 _lowered = cache(lower)
 
 
 def differentiate(
-    norm: str | Objective = "l2", loss: str | None = None, *, normalize: bool | None = None
+    norm: str | Objective = "l2", loss: str | Loss | None = None, *, normalize: bool | None = None
 ) -> Derivation:
     """The checked derivation of a loss, by default softmax-mse, on a distance; or of an `Objective` of your own.
+
+    loss: a name from the catalogue, or what `own_loss` makes.
 
     >>> differentiate("l2", "hinge").loss.value.result
     positive_part(z)
@@ -68,12 +71,14 @@ def generate(
     dtypes: Iterable[str] | None = None,
     parameters: Mapping[str, float] | None = None,
     engine: str = "",
+    accuracy: float = 0.0,
 ) -> Product:
     """The source of one target; nothing is written.
 
     dtypes: the float types to generate for; None for the target's usual ones.
     parameters: default values that differ from the catalogue's, such as ``{"temperature": 0.5}``.
     engine: the program that finishes the files, where a target needs one; '' for the first that is found.
+    accuracy: the error in ULPs that `verify` accepts, if it is more than usual.
     Raises `UsageError` for an unknown target, dtype or parameter, and for a value outside its domain.
     """
     of = derivation.objective
@@ -82,7 +87,7 @@ def generate(
         lookup(known, name, f"parameter of {of.title}")
     maker = lookup(targets_for(target), target, "target")
     chosen = _dtypes((dtypes,) if isinstance(dtypes, str) else dtypes, maker)
-    settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()}, engine)
+    settings = Settings(chosen, {name: float(value) for name, value in (parameters or {}).items()}, engine, accuracy)
     return maker.generate(derivation, _lowered(derivation), settings)
 
 
@@ -101,7 +106,15 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
 
     thorough: everything that can be checked here, such as every GPU architecture, instead of what takes a second.
     """
-    return targets_for(product.target)[product.target].verify(product, thorough)
+    report = targets_for(product.target)[product.target].verify(product, thorough)
+    if product.objective.loss.source and any(check.name == "gradient" for check in report.checks):
+        from .verify.regimes import unjudged
+
+        values = product.settings.values(product.objective)
+        if left_out := unjudged(product.objective, product.settings.dtypes, values):
+            why = "not judged, because the loss is not defined there, has a kink within rounding, or overflows"
+            report = replace(report, notes=(*report.notes, f"{why}: {', '.join(left_out)}"))
+    return report.accepting(product.settings.accuracy) if product.settings.accuracy else report
 
 
 # ---------------------------------------------------------------- many at once
@@ -109,10 +122,10 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
 
 @dataclass(frozen=True)
 class Request:
-    """What a product is made from, by names."""
+    """What a product is made from, by names; a loss of one's own has none in the catalogue."""
 
     norm: str
-    loss: str
+    loss: str | Loss
     target: str
     settings: Settings = field(default_factory=Settings)
     normalize: bool = False
@@ -124,29 +137,35 @@ class Request:
 
 def requests_for(
     norms: Sequence[str],
-    losses: Sequence[str],
+    losses: Sequence[str | Loss],
     target_names: Sequence[str],
     dtypes: Sequence[str] = (),
     parameters: Mapping[str, float] | None = None,
+    accuracy: float = 0.0,
     normalize: bool = False,
 ) -> list[Request]:
     """Every combination of the names, 'all' being one of each, but for targets that have to be named.
 
-    A parameter goes to the objectives that have it.
+    A parameter goes to the objectives that have it. Beside names there may be losses of one's own.
 
     Raises `UsageError` for an unknown name, a value outside its domain, or a parameter that no objective has.
     """
     requests, used = [], set()
+    own = list(dict.fromkeys(loss for loss in losses if isinstance(loss, Loss)))
+    _refuse_equal_names(own)
     makers = targets_for(*target_names)
     usual = {name: maker for name, maker in makers.items() if maker.in_all or name in target_names}
     for target in _chosen(target_names, usual if "all" in target_names else makers, "target"):
         chosen_dtypes = _dtypes(dtypes or None, makers[target])
-        for loss in _chosen(losses, LOSSES, "loss"):
+        named = _chosen([name for name in losses if isinstance(name, str)], LOSSES, "loss")
+        both: list[str | Loss] = [*named, *own]
+        for loss in both:
             for norm in _chosen(norms, DISTANCES, "norm"):
-                own = {p.name: p for p in objective(norm, loss).parameters}
-                mine = {name: own[name].check(value) for name, value in (parameters or {}).items() if name in own}
+                has = {p.name: p for p in objective(norm, loss).parameters}
+                mine = {name: has[name].check(value) for name, value in (parameters or {}).items() if name in has}
                 used |= set(mine)
-                requests.append(Request(norm, loss, target, Settings(chosen_dtypes, mine), normalize))
+                settings = Settings(chosen_dtypes, mine, accuracy=accuracy)
+                requests.append(Request(norm, loss, target, settings, normalize))
     for name in parameters or {}:
         if name not in used:
             raise UsageError(f"no chosen loss has a {name}; --list shows which have")
@@ -162,7 +181,15 @@ def product_of(request: Request) -> Product:
         dtypes=settings.dtypes,
         parameters=settings.parameters,
         engine=settings.engine,
+        accuracy=settings.accuracy,
     )
+
+
+def _refuse_equal_names(losses: Sequence[Loss]) -> None:
+    names = [loss.name for loss in losses]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two losses are called {name!r}; their files would have the same names")
 
 
 def _chosen(given: Sequence[str], known: Mapping[str, object], kind: str) -> list[str]:

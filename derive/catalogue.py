@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 from .errors import UsageError
 from .expression import Definition
@@ -26,12 +27,13 @@ RESERVED = frozenset(
 """What generated code calls its own variables."""
 
 
-DOMAINS = ("positive", "nonnegative")
+DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "real": ""})
+"""What a parameter may be, and how a command says so."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A real constant of a distance or loss; `domain` is 'positive' or 'nonnegative'."""
+    """A real constant of a distance or loss; `domain` is 'positive', 'nonnegative' or 'real'."""
 
     name: str
     default: float
@@ -40,27 +42,36 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if self.domain not in DOMAINS:
-            raise UsageError(f"{self.name}: the domain is {self.domain!r}; expected {' or '.join(DOMAINS)}")
+            raise UsageError(f"{self.name}: the domain is {self.domain!r}; expected {', '.join(DOMAINS)}")
         self.check(self.default)
 
     def check(self, value: float) -> float:
         """`value`, or a `UsageError` when it lies outside the domain."""
-        inside = math.isfinite(value) and (value > 0 if self.domain == "positive" else value >= 0)
-        if not inside:
+        if not (math.isfinite(value) and self.holds(value)):
             raise UsageError(f"{self.name} must be a finite {self.domain} number, not {value}")
         return value
+
+    def option(self, value: float) -> str:
+        """What follows ``--param`` to declare it with this default."""
+        return f"{self.name}={value!r}" + (f":{DOMAINS[self.domain]}" if DOMAINS[self.domain] else "")
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number has the sign that the domain asks for."""
+        return bool(self.domain == "real" or value > 0 or (self.domain == "nonnegative" and value == 0))
 
 
 @dataclass(frozen=True)
 class Singularity:
     """A set of points, the zeros of `locus`, at which the definition is not differentiable, and what we do there.
 
-    The convention is the same everywhere: the derivative is taken as 0 there.
+    The convention is the same everywhere: the derivative is taken as 0 there. Where it is another one, `taken` says
+    which.
     """
 
     locus: str
     where: str
     why: str
+    taken: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,29 @@ class Distance(_Entry):
 
 @dataclass(frozen=True)
 class Loss(_Entry):
-    """phi(d_pos, d_neg), a formula over the distances to the positive and to the negative."""
+    """phi(d_pos, d_neg), a formula over the distances to the positive and to the negative.
+
+    undefined: sets of points with a distance of 0 at which the loss, or its derivative, does not exist.
+    source: the command-line options that make it, but for its parameters; empty for a loss of the catalogue.
+    """
+
+    undefined: tuple[Singularity, ...] = ()
+    source: tuple[str, ...] = ()
+
+    def options(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """The command-line options that make it, with the parameters of a loss of one's own; `values` are defaults."""
+        if not self.source:
+            return ("--loss", self.name)
+        of_file = self.source[1].endswith(".toml")  # which has the domains, and defaults
+        said = [p for p in self.parameters if not of_file or values[p.name] != p.default]
+        return (
+            *self.source,
+            *(
+                o
+                for p in said
+                for o in ("--param", f"{p.name}={values[p.name]!r}" if of_file else p.option(values[p.name]))
+            ),
+        )
 
     def parse(self, text: str) -> Definition:
         return self._parsed(text, ("d_pos", "d_neg"), ())

@@ -135,5 +135,6 @@ _RULES: dict[type, Callable[[Any, Point], Any]] = {
     sp.Abs: _function(abs),
     sp.sign: _function(mpmath.sign),
     sp.Max: _function(max),
+    sp.Min: _function(min),
     Node: lambda expr, point: type(expr).evaluate(*(evaluate(argument, point) for argument in expr.args)),
 }

@@ -8,14 +8,16 @@ differentiates it, mpmath evaluates it at 50 digits, and neither sees what the o
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from .errors import DefinitionError
 
@@ -23,7 +25,10 @@ MAX_LENGTH = 2000
 MAX_DEPTH = 40
 MAX_EXPONENT = 64
 REDUCTIONS = ("sum", "max")
-FUNCTIONS = ("exp", "log", "sqrt", "abs", "max")
+FUNCTIONS: Mapping[str, int] = MappingProxyType(
+    {"exp": 1, "log": 1, "log1p": 1, "sqrt": 1, "abs": 1, "tanh": 1, "max": 2, "min": 2, "where": 3}
+)
+"""How many arguments each function takes. The first of `where` is a comparison: ``where(a < b, value, otherwise)``."""
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -32,7 +37,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.Pow: operator.pow,
 }
-
+_COMPARISONS = {ast.Lt: (True, False), ast.LtE: (False, True), ast.Gt: (False, False), ast.GtE: (True, True)}
+"""For each comparison: whether left and right change places, and the two values, to make it ``left - right > 0``."""
 
 _DECIMAL = re.compile(r"([0-9_.]+)(?:e[+-]?[0-9]+)?", re.IGNORECASE)
 _LARGEST = 1e300
@@ -73,7 +79,9 @@ class Algebra:
     """What the words of a definition mean.
 
     number: the value of a decimal literal, given as text so that 0.1 stays exact.
-    functions: the value of each function in `FUNCTIONS`.
+    functions: the value of each function in `FUNCTIONS`. ``where(z, value, otherwise)`` is the value where z > 0; the
+        last two are given as functions without arguments, because one of them may not exist where the other does.
+        ``max`` and ``min`` get a literal number first, if one of their arguments is one.
     reduce: ``reduce(kind, term)`` combines ``term(k)`` over all components k; kind is in `REDUCTIONS`.
     """
 
@@ -167,6 +175,26 @@ class Definition:
         raise AssertionError("validated: the last line is an expression")
 
     @cached_property
+    def written_out(self) -> ast.expr:
+        """The formula as one expression, in which no name is left that the text introduces.
+
+        Raises `DefinitionError` for one that becomes too long.
+        """
+        meanings: dict[str, ast.expr] = {}
+        sizes: dict[str, int] = {}
+        for statement in self._tree.body:
+            value = statement.value  # type: ignore[attr-defined] # validated: an assignment or an expression
+            parts = [sizes.get(n.id, 1) if isinstance(n, ast.Name) else 1 for n in ast.walk(value)]
+            if sum(parts) > MAX_LENGTH:
+                raise DefinitionError(f"the formula has more than {MAX_LENGTH} parts when its names are written out")
+            inserted = _Insertion(meanings).visit(copy.deepcopy(value))
+            if isinstance(statement, ast.Assign):
+                (target,) = statement.targets
+                meanings[ast.unparse(target)], sizes[ast.unparse(target)] = inserted, sum(parts)
+        written_out: ast.expr = ast.fix_missing_locations(inserted)
+        return written_out
+
+    @cached_property
     def _counts(self) -> Counter[str]:
         """How often the formula has each operation and call."""
         return Counter(self._text(node) for node in ast.walk(self._tree) if isinstance(node, ast.BinOp | ast.Call))
@@ -199,14 +227,74 @@ class Definition:
                 return lambda scope: -negated(scope)
             case ast.BinOp(left=left, op=op, right=right):
                 operation, first, second = _OPERATORS[type(op)], self._meaning(left), self._meaning(right)
-                return lambda scope: operation(first(scope), second(scope))
+                return self._located(node, lambda scope: (first(scope), second(scope)), lambda _: operation)
+            case ast.Call(func=ast.Name(id="where"), args=[ast.Compare() as condition, value, otherwise]):
+                return self._selection(condition, self._meaning(value), self._meaning(otherwise))
             case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
                 inside = self._meaning(term)
                 return lambda scope: scope.algebra.reduce(kind, lambda k: inside(scope.at(k)))
             case ast.Call(func=ast.Name(id=name), args=args):
-                arguments = [self._meaning(argument) for argument in args]
-                return lambda scope: scope.algebra.functions[name](*(argument(scope) for argument in arguments))
+                arguments = [self._meaning(argument) for argument in _numbers_first(name, args)]
+                return self._located(
+                    node,
+                    lambda scope: [argument(scope) for argument in arguments],
+                    lambda scope: scope.algebra.functions[name],
+                )
         raise AssertionError(f"validated node {ast.dump(node)}")
+
+    def _located(
+        self, node: ast.expr, arguments: _Meaning, function: Callable[[_Scope], Callable[..., Any]]
+    ) -> _Meaning:
+        """The function of the arguments; where it has no value, its error gets the reason and the place as a note."""
+
+        def meaning(scope: _Scope) -> Any:
+            values = arguments(scope)
+            try:
+                return function(scope)(*values)
+            except (ArithmeticError, ValueError) as error:
+                error.add_note(f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}")
+                raise
+
+        return meaning
+
+    def _selection(self, condition: ast.Compare, value: _Meaning, otherwise: _Meaning) -> _Meaning:
+        (op,), (right,) = condition.ops, condition.comparators
+        swap_sides, swap_values = _COMPARISONS[type(op)]
+        first, second = self._meaning(condition.left), self._meaning(right)
+        if swap_sides:
+            first, second = second, first
+        if swap_values:
+            value, otherwise = otherwise, value
+
+        def meaning(scope: _Scope) -> Any:
+            difference = first(scope) - second(scope)
+            return scope.algebra.functions["where"](difference, lambda: value(scope), lambda: otherwise(scope))
+
+        return meaning
+
+
+def _reason(node: ast.expr, error: Exception) -> str:
+    """Why a node has no value."""
+    if isinstance(error, ZeroDivisionError):
+        return "division by zero"
+    name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else "a fractional power"
+    return f"{name} of a number below -1" if name == "log1p" else f"{name} of a negative number"
+
+
+def _numbers_first(name: str, arguments: Sequence[ast.expr]) -> list[ast.expr]:
+    """The arguments of a function, for max and min with a number first: that is what they take where both are equal."""
+    return sorted(arguments, key=lambda node: _constant(node) is None) if name in ("max", "min") else list(arguments)
+
+
+class _Insertion(ast.NodeTransformer):
+    """Puts meanings where their names stand."""
+
+    def __init__(self, meanings: Mapping[str, ast.expr]) -> None:
+        self.meanings = meanings
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        meaning: ast.expr = copy.deepcopy(self.meanings.get(node.id, node))
+        return meaning
 
 
 class _Validator:
@@ -269,18 +357,31 @@ class _Validator:
             case ast.Call(func=ast.Name(id=name), keywords=[_, *_]) if name in FUNCTIONS:
                 self._refuse(node, f"{name} takes no named arguments")
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
-                wanted = 2 if name == "max" else 1
+                wanted = FUNCTIONS[name]
                 if len(args) != wanted:
                     self._refuse(node, f"{name} takes {wanted} argument{'s' * (wanted > 1)}, not {len(args)}")
-                children = args
+                children = [*self._compared(args[0]), *args[1:]] if name == "where" else args
             case ast.Call(func=ast.Name(id=name)):
                 known = ", ".join(sorted({*FUNCTIONS, *REDUCTIONS}))
                 self._refuse(node, f"{name!r} is not one of the functions {known}")
+            case ast.Compare():
+                self._refuse(
+                    node,
+                    "Compare is not part of the formula language, but for where(a < b, value, otherwise)",
+                )
+            case ast.BinOp(op=ast.BitXor()):
+                self._refuse(node, "BitXor is not part of the formula language; a power is written a**b")
             case _:
                 self._refuse(node, f"{type(node).__name__} is not part of the formula language")
         for child in children:
             self._expression(child, depth + 1, inside)
 
+    def _compared(self, condition: ast.expr) -> list[ast.expr]:
+        """The two sides of the condition of a where."""
+        if not (isinstance(condition, ast.Compare) and [type(op) in _COMPARISONS for op in condition.ops] == [True]):
+            self._refuse(condition, "the condition of where(...) is one comparison by <, <=, > or >=")
+        return [condition.left, *condition.comparators]
+
     @staticmethod
-    def _refuse(node: ast.AST, reason: str) -> None:
+    def _refuse(node: ast.AST, reason: str) -> NoReturn:
         raise DefinitionError(f"line {node.lineno}, column {node.col_offset + 1}: {reason}")  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ class Node(sp.Function):  # type: ignore[misc] # SymPy has no types
 
     is_real = True
     spelled_out = ""  # the definition of node(t), for people
+    variables: tuple[str, ...] = ("t",)  # what the arguments are called there
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:
@@ -100,6 +101,143 @@ class step(Node):  # noqa: N801
         return sp.S.Zero
 
 
+class absolute(Node):  # noqa: N801
+    """The absolute value, whose derivative at 0 is 0."""
+
+    is_nonnegative = True
+    spelled_out = "|t|"
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return abs(values[0])
+
+    def definition(self) -> sp.Expr:
+        return sp.Abs(self.args[0])
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return signum(self.args[0])
+
+
+class signum(Node):  # noqa: N801
+    """-1, 0 or 1; unlike SymPy's its derivative is 0, and no distribution."""
+
+    spelled_out = "-1, 0 or 1"
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return mpmath.sign(values[0])
+
+    def definition(self) -> sp.Expr:
+        return sp.sign(self.args[0])
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.Zero
+
+
+class log1p(Node):  # noqa: N801
+    """log(1 + z), with all digits where z is small."""
+
+    spelled_out = "log(1 + t)"
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return mpmath.log1p(values[0])
+
+    def definition(self) -> sp.Expr:
+        return sp.log(1 + self.args[0])
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return 1 / (1 + self.args[0])
+
+
+class expm1(Node):  # noqa: N801
+    """exp(z) - 1, with all digits where z is small."""
+
+    spelled_out = "exp(t) - 1"
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return mpmath.expm1(values[0])
+
+    def definition(self) -> sp.Expr:
+        return sp.exp(self.args[0]) - 1
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.exp(self.args[0])
+
+
+class tanh(Node):  # noqa: N801
+    """The hyperbolic tangent; its derivative is no difference from 1."""
+
+    spelled_out = "(exp(2*t) - 1)/(exp(2*t) + 1)"
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return mpmath.tanh(values[0])
+
+    def definition(self) -> sp.Expr:
+        (z,) = self.args
+        return (sp.exp(2 * z) - 1) / (sp.exp(2 * z) + 1)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        (z,) = self.args
+        return 4 * sigmoid(2 * z) * sigmoid(-2 * z)
+
+
+class logaddexp(Node):  # noqa: N801
+    """log(exp(a) + exp(b))."""
+
+    spelled_out = "log(exp(a) + exp(b))"
+    variables = ("a", "b")
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return max(values) + mpmath.log1p(mpmath.exp(-abs(values[0] - values[1])))
+
+    def definition(self) -> sp.Expr:
+        return sp.log(sp.exp(self.args[0]) + sp.exp(self.args[1]))
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        own, other = self.args if argindex == 1 else reversed(self.args)
+        return sigmoid(own - other)
+
+
+class select(Node):  # noqa: N801
+    """The first of two values where z > 0, the second elsewhere: how max, min and where are read.
+
+    Its derivative is that of the value which it has, at a kink as well.
+    """
+
+    spelled_out = "a if t > 0, otherwise b"
+    variables = ("t", "a", "b")
+
+    @classmethod
+    def eval(cls, z: sp.Expr, value: sp.Expr, otherwise: sp.Expr) -> sp.Expr | None:
+        """What SymPy makes of it: nothing is left to select where the condition or the value is known."""
+        if value == otherwise or z.is_nonpositive:
+            return otherwise
+        return value if z.is_positive else None
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return values[1] if values[0] > 0 else values[2]
+
+    def definition(self) -> sp.Expr:
+        z, value, otherwise = self.args
+        return sp.Piecewise((value, z > 0), (otherwise, True))
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if all(value.is_nonnegative for value in self.args[1:]) else None
+
+    def _eval_is_positive(self) -> bool | None:
+        return True if all(value.is_positive for value in self.args[1:]) else None
+
+    def _eval_derivative(self, variable: sp.Symbol) -> sp.Expr:
+        z, value, otherwise = self.args
+        first, second = value.diff(variable), otherwise.diff(variable)
+        return first if first == second else select(z, first, second)
+
+
 class masked_ratio(Node):  # noqa: N801
     """a/b, and 0 where b = 0: the convention at a singular point, without ever computing 0/0."""
 
@@ -112,9 +250,14 @@ class masked_ratio(Node):  # noqa: N801
         return self.args[0] / self.args[1]
 
 
-NODES = (sigmoid, softplus, positive_part, step, masked_ratio)
+NODES = (
+    *(sigmoid, softplus, positive_part, step, absolute, signum),
+    *(log1p, expm1, tanh, logaddexp, select, masked_ratio),
+)
+OF_ONE_ARGUMENT = (sigmoid, softplus, positive_part, step, absolute, signum, log1p, expm1, tanh)
+"""Whose argument gets a name in a loss."""
 
 
 def expand_nodes(expr: sp.Expr) -> sp.Expr:
-    """`expr` with every node of ours replaced by its definition."""
-    return expr.replace(lambda e: isinstance(e, Node), lambda e: e.definition())
+    """`expr` with every node of ours replaced by its definition, but for `select`, which is no formula."""
+    return expr.replace(lambda e: isinstance(e, Node) and not isinstance(e, select), lambda e: e.definition())

@@ -5,14 +5,18 @@ Nothing here has seen a derivative or a stable form: at the precision used, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+import ast
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 import mpmath
 
 from .catalogue import Distance, Loss, Objective
-from .expression import Algebra
+from .expression import Algebra, Definition
 
 
 def _remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -48,11 +52,26 @@ def _algebra(dimension: int) -> Algebra:
         terms = [term(k) for k in range(dimension)]
         return mpmath.fsum(terms) if kind == "sum" else max(terms)
 
-    return Algebra(
-        number=_number,
-        functions={"exp": _exp, "log": mpmath.log, "sqrt": mpmath.sqrt, "abs": abs, "max": max},
-        reduce=reduce,
-    )
+    return Algebra(number=_number, functions=_functions(_sign), reduce=reduce)
+
+
+def _sign(z: Any) -> int:
+    return int(z > 0) - int(z < 0)
+
+
+def _functions(sign: Callable[[Any], int]) -> dict[str, Callable[..., Any]]:
+    """The functions of the language; `sign` decides which piece of max, min, abs and where applies."""
+    return {
+        "exp": _exp,
+        "log": mpmath.log,
+        "log1p": mpmath.log1p,
+        "sqrt": mpmath.sqrt,
+        "tanh": mpmath.tanh,
+        "abs": lambda z: sign(z) * z,
+        "max": lambda a, b: b if sign(b - a) > 0 else a,
+        "min": lambda a, b: b if sign(a - b) > 0 else a,
+        "where": lambda z, value, otherwise: value() if sign(z) > 0 else otherwise(),
+    }
 
 
 def _own(entry: Distance | Loss, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +102,61 @@ def loss_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]
     return loss.formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
 
 
+def smooth_piece(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
+    """The formula that applies at a point, as a function of both distances, continued beyond its kinks.
+
+    Its derivatives are those of the loss; at a kink they are what the convention of `max`, `min`, `abs` and `where`
+    says: that of a number or else of the first argument, that of 0, and that of the value which is taken there.
+    """
+    signs = pieces(loss, d_pos, d_neg, parameters)
+
+    def continued(d_pos: Any, d_neg: Any) -> Any:
+        known = iter(signs)  # the formula asks in the same order
+        return _read(loss, lambda z: next(known), d_pos, d_neg, parameters)
+
+    return continued if signs else lambda d_pos, d_neg: loss_value(loss, d_pos, d_neg, parameters)
+
+
+def pieces(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> tuple[int, ...]:
+    """Which piece of max, min, abs and where applies at a point, in the order in which the formula asks."""
+    signs: list[int] = []
+
+    def recorded(z: Any) -> int:
+        signs.append(_sign(z))
+        return signs[-1]
+
+    _read(loss, recorded, d_pos, d_neg, parameters)
+    return tuple(signs)
+
+
+def _read(loss: Loss, sign: Callable[[Any], int], d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+    algebra = replace(_algebra(0), functions=_functions(sign))
+    return loss.formula.read(algebra, {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+
+
+def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+    """The largest value of a part of the formula, a divisor's inverse being one.
+
+    Exponentials are not, for stable forms do not compute them.
+    """
+    values = {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)}
+    parts = (_part(loss, text).read(_algebra(0), values) for text in _texts_without_exponentials(loss))
+    return max(map(abs, (d_pos, d_neg, *parts)))
+
+
+@cache
+def _texts_without_exponentials(loss: Loss) -> tuple[str, ...]:
+    operations = [node for node in ast.walk(loss.formula.written_out) if isinstance(node, ast.BinOp)]
+    divisors = (f"1 / ({ast.unparse(node.right)})" for node in operations if isinstance(node.op, ast.Div))
+    texts = dict.fromkeys([*map(ast.unparse, operations), *divisors])
+    return tuple(text for text in texts if not re.search(r"\bexp\b", text))
+
+
+@cache
+def _part(loss: Loss, text: str) -> Definition:
+    return loss.parse(text)
+
+
 def objective_value(
     objective: Objective, x: Sequence[Any], x_pos: Sequence[Any], x_neg: Sequence[Any], parameters: Mapping[str, Any]
 ) -> Any:
@@ -94,3 +168,49 @@ def objective_value(
 def locus_value(loss: Loss, locus: str, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
     """A loss's singular locus as a function of the two distances; its zeros are the singular points."""
     return loss.parse(locus).read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+
+
+DISTANCES = tuple(map(mpmath.mpf, ("0", "0.001", "0.25", "0.5", "1", "1.5", "2", "3", "10", "1000")))
+"""At which a loss is examined."""
+
+
+def zeros(loss: Loss, locus: str, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Some points with positive distances at which a locus is 0: one of the distances is among `DISTANCES`."""
+    formula, own = loss.parse(locus), _own(loss, parameters)
+
+    def value(d_pos: Any, d_neg: Any) -> Any:
+        try:
+            found = formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **own})
+            return found if isinstance(found, mpmath.mpf) else mpmath.nan
+        except (ArithmeticError, ValueError, TypeError):  # it may not exist everywhere
+            return mpmath.nan
+
+    for fixed in sorted(DISTANCES[1:], key=lambda distance: abs(distance - 1)):
+        yield from ((root, fixed) for root in _roots(partial(_swapped, value, fixed)))
+        yield from ((fixed, root) for root in _roots(partial(value, fixed)))
+
+
+def _swapped(function: Callable[[Any, Any], Any], second: Any, first: Any) -> Any:
+    return function(first, second)
+
+
+def _roots(function: Callable[[Any], Any]) -> Iterator[Any]:
+    """Where a function of a positive distance is 0, as far as `DISTANCES` show it."""
+    values = [(distance, function(distance)) for distance in DISTANCES]
+    for (low, below), (high, above) in pairwise(values):
+        if below * above < 0:
+            yield _root(function, low, high)
+        elif low > 0 and below == 0:
+            yield low
+
+
+def _root(function: Callable[[Any], Any], low: Any, high: Any) -> Any:
+    """Where a function that changes its sign does so, by halving; exactly, if halves reach it."""
+    rising = function(high) > 0
+    for _ in range(int(mpmath.mp.prec) + 16):
+        middle = (low + high) / 2
+        value = function(middle)
+        if value == 0:
+            return middle
+        low, high = (low, middle) if (value > 0) == rising else (middle, high)
+    return (low + high) / 2

@@ -14,6 +14,28 @@ from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter
 if TYPE_CHECKING:
     from .differentiate import Derivation
 
+_GREEK = {
+    name: rf"\{name}"
+    for name in (
+        *(
+            "alpha",
+            "beta",
+            "gamma",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "kappa",
+            "mu",
+            "nu",
+            "xi",
+            "rho",
+            "sigma",
+            "tau",
+        ),
+        *("phi", "chi", "psi", "omega"),
+    )
+}
 EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
 UNITS = {name: latex.replace("x", r"\hat{x}") for name, latex in EMBEDDINGS.items()}
 AT_UNITS = {name: latex.replace("x", "g") for name, latex in EMBEDDINGS.items()}
@@ -88,7 +110,7 @@ class LatexPrinter(InfixPrinter):
     times = r"\,"
 
     def __init__(self, named: Mapping[sp.Expr, str] | None = None) -> None:
-        super().__init__(_SYMBOLS)
+        super().__init__(_SYMBOLS | _GREEK)
         self.named = named or {}
 
     def at_least(self, expr: sp.Expr, precedence: int) -> str:
@@ -186,6 +208,31 @@ class LatexPrinter(InfixPrinter):
     def _print_Max(self, expr: sp.Max) -> tuple[str, int]:
         ordered = sorted(expr.args, key=lambda argument: not argument.is_number)
         return rf"\max\left({', '.join(map(self, ordered))}\right)", ATOM
+
+    def _print_Min(self, expr: sp.Min) -> tuple[str, int]:
+        ordered = sorted(expr.args, key=lambda argument: not argument.is_number)
+        return rf"\min\left({', '.join(map(self, ordered))}\right)", ATOM
+
+    def _print_Abs(self, expr: Any) -> tuple[str, int]:
+        return rf"\left|{self(expr.args[0])}\right|", ATOM
+
+    _print_absolute = _print_Abs
+
+    def _print_signum(self, expr: Any) -> tuple[str, int]:
+        return rf"\operatorname{{sign}}{self._argument(expr)}", ATOM
+
+    def _print_logaddexp(self, expr: Any) -> tuple[str, int]:
+        first, second = (sp.exp(argument, evaluate=False) for argument in expr.args)
+        return rf"\log\left({self(first)} + {self(second)}\right)", ATOM
+
+    def _print_select(self, expr: Any) -> tuple[str, int]:
+        """As the max or min that it may come from, or as it stands in a definition."""
+        z, value, otherwise = expr.args
+        for name, difference in (("max", value - otherwise), ("min", otherwise - value)):
+            if z == difference:
+                return rf"\{name}\left({self(otherwise)}, {self(value)}\right)", ATOM
+        cases = rf"{self(value)} & {self(z)} > 0 \\ {self(otherwise)} & \text{{otherwise}}"
+        return rf"\begin{{cases}} {cases} \end{{cases}}", ATOM
 
     def _print_sigmoid(self, expr: Any) -> tuple[str, int]:
         return rf"\sigma{self._argument(expr)}", ATOM

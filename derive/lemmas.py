@@ -14,8 +14,8 @@ import sympy as sp
 
 from . import symbols
 from .catalogue import Distance, Loss
-from .functions import positive_part, sigmoid, softplus, step
-from .stabilise import RULES
+from .functions import OF_ONE_ARGUMENT, sigmoid
+from .stabilise import RULES, SIMPLER
 from .steps import Chain, Lemma, Setting, collapse_deltas
 from .symbols import d, d_neg, d_pos, i, k, n
 
@@ -175,7 +175,7 @@ def derive_loss(loss: Loss) -> LossDerivation:
     definition, introduced = symbols.loss_of(loss)
     scalars = (d_pos, d_neg, *(symbols.parameter(p) for p in loss.parameters))
     chain = Chain("stable form of the loss", definition, Setting((), scalars, introduced))
-    chain.then("write out", definition.subs(introduced), "insert what the names stand for")
+    chain.then("write out", chain.setting.spell_out(definition), "insert what the names stand for")
     while True:
         before = chain.reached
         for rule in RULES:
@@ -193,6 +193,8 @@ def derive_loss(loss: Loss) -> LossDerivation:
 def _slope(stable: sp.Expr, variable: sp.Symbol, setting: Setting) -> Lemma:
     chain = Chain(f"slope of the loss in {variable}", sp.Derivative(stable, variable), setting)
     chain.then("chain rule", sp.diff(stable, variable), "the outer functions first, then their argument")
+    for rule in SIMPLER:
+        chain.then(rule.name, rule.apply(chain.reached), rule.reason)
     chain.then("abbreviate", abbreviated(chain.reached, setting.abbreviations), "name the nodes")
     return chain.qed()
 
@@ -201,11 +203,12 @@ def _abbreviations(stable: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
     """Names for the arguments of the nodes in a loss, z, and for the sigmoids s of z and q of -z."""
     names: dict[sp.Symbol, sp.Expr] = {}
     arguments: list[sp.Expr] = []
-    nodes = stable.atoms(sigmoid, softplus, positive_part, step)
+    slopes = (sp.diff(stable, which) for which in (d_pos, d_neg))
+    nodes = set().union(*(expr.atoms(*OF_ONE_ARGUMENT) for expr in (stable, *slopes)))
     for node in sorted(nodes, key=sp.default_sort_key):
         (z,) = node.args
-        z = sp.together(sp.expand(-z if sp.diff(z, d_pos).is_negative else z))
-        if all(sp.expand(z - known) != 0 for known in arguments):
+        z = _in_one_place(-z if sp.diff(z, d_pos).is_negative else z)
+        if all(sp.expand(z - sign * known) != 0 for known in arguments for sign in (1, -1)):
             arguments.append(z)
     for number, z in enumerate(arguments, start=1):
         suffix = str(number) if len(arguments) > 1 else ""
@@ -215,13 +218,19 @@ def _abbreviations(stable: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
     return names
 
 
+def _in_one_place(z: sp.Expr) -> sp.Expr:
+    """`z` with a common denominator, unless it becomes something that is not easily seen to be the same."""
+    together = sp.together(sp.expand(z))
+    return together if sp.expand(together - z) == 0 else z
+
+
 def abbreviated(expr: sp.Expr, abbreviations: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
     """`expr` with the nodes of a loss by their names."""
     for symbol, meaning in abbreviations.items():
         if symbol.name.startswith("z"):
             # a node may hold -z in any of SymPy's equal forms
             expr = expr.replace(
-                lambda e: isinstance(e, (sigmoid, softplus, positive_part, step)),
+                lambda e: isinstance(e, OF_ONE_ARGUMENT),
                 lambda e, symbol=symbol, meaning=meaning: _with_argument(e, symbol, meaning),
             )
         else:

@@ -142,7 +142,15 @@ def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol
     """The coefficient of a term, with the slope that is a factor of it by its name."""
     sums = {**_sum_names(derivation, d_pos, symbols.x_pos), **_sum_names(derivation, d_neg, symbols.x_neg)}
     slope = derivation.loss.slopes[term.slope].result
-    return sp.cancel(term.coefficient.xreplace(sums) / slope) * slope_names[term.slope]
+    factor = sp.cancel(term.coefficient.xreplace(sums) / slope)
+    if _divides(factor) and not _divides(term.coefficient):
+        return term.coefficient.xreplace(sums)  # the slope vanishes with the distance: there is nothing to mask
+    return factor * slope_names[term.slope]
+
+
+def _divides(coefficient: sp.Expr) -> bool:
+    """Whether it is divided by a distance."""
+    return any(power.is_negative and base in (d_pos, d_neg) for base, power in coefficient.as_powers_dict().items())
 
 
 def _magnitude(coefficient: sp.Expr) -> sp.Expr:
@@ -205,7 +213,10 @@ def _with_common_subexpressions(kernel: RowKernel) -> RowKernel:
     """Scalars with repeated subexpressions named; the elementwise parts are left as they are."""
     names = (sp.Symbol(f"t{number}", real=True) for number in range(10**6))
     shared, values = sp.cse([a.value for a in kernel.scalars], symbols=names, order="canonical")
-    powers = {symbol: value for symbol, value in shared if value.is_Pow and value.base.is_Symbol}
+    powers: dict[sp.Symbol, sp.Expr] = {}
+    for symbol, value in shared:
+        if value.is_Pow and value.base.is_Symbol:
+            powers[symbol] = value.xreplace(powers)
     values = [value.xreplace(powers) for value in values]  # a name for s*s or 1/temperature would not be read faster
     pending = [Assignment(symbol, value.xreplace(powers)) for symbol, value in shared if symbol not in powers]
     scalars: list[Assignment] = []

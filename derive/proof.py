@@ -16,7 +16,7 @@ import sympy as sp
 from . import symbols
 from .catalogue import DISTANCES, Objective
 from .differentiate import Derivation, differentiate
-from .functions import Node
+from .functions import Node, select
 from .functions import step as step_function
 from .kernel import Reduction, RowKernel
 from .latex import AT_UNITS, EMBEDDINGS, NORMS, UNITS, WIDE, broken, escape, partial, second_partial, to_latex, width
@@ -75,9 +75,10 @@ class Proof:
     @property
     def notation(self) -> tuple[tuple[str, str], ...]:
         """The functions that a display uses, each with its definition, but for `step`, which takes words."""
-        z = sp.Symbol("z", real=True)
-        named = [kind(z) for kind in sorted(self._functions - {step_function}, key=lambda kind: kind.__name__)]
-        return tuple((to_latex(node), to_latex(node.definition())) for node in named)
+        kinds = sorted(self._functions - {step_function, select}, key=lambda kind: kind.__name__)
+        named = [kind(*map(_variable, kind.variables)) for kind in kinds]
+        shown = ((to_latex(node), to_latex(node.definition())) for node in named)
+        return tuple((name, definition) for name, definition in shown if name != definition)
 
     @property
     def uses_step_function(self) -> bool:
@@ -96,6 +97,10 @@ class Proof:
     def steps(self) -> tuple[Step, ...]:
         """Every displayed equality."""
         return tuple(line.step for chain in self.chains.values() for line in chain)
+
+
+def _variable(name: str) -> sp.Symbol:
+    return sp.Symbol(name.replace("t", "z"), real=True)
 
 
 @cache
@@ -343,6 +348,8 @@ def _inner_product(reduction: Reduction, named: Mapping[sp.Expr, str]) -> str:
 
 def where(kink: Kink) -> str:
     """The points of a kink as LaTeX."""
+    if kink.locus is not None:
+        return f"{to_latex(kink.locus)} = 0"
     names = {
         **EMBEDDINGS,
         **{f"unit_{name}": latex for name, latex in UNITS.items()},

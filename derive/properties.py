@@ -11,10 +11,11 @@ from typing import Any
 import mpmath
 import sympy as sp
 
+from . import symbols
 from .catalogue import Loss, Objective
 from .errors import StepError
 from .functions import step
-from .highprecision import distance_value, locus_value, loss_value, objective_value
+from .highprecision import distance_value, loss_value, objective_value, zeros
 from .symbols import d_neg, d_pos
 
 S, _Q = (sp.Symbol(name, positive=True) for name in "sq")
@@ -69,16 +70,27 @@ class Kink:
 
     convex: the loss rises on both sides (the Frechet subdifferential contains the convention's 0); if not, it falls on
     both sides, the Frechet subdifferential is empty and 0 is only a Clarke element. None where the loss jumps.
+    taken: which derivative is taken, if it is not 0: that of one of the pieces that meet.
+    locus: what is 0 there, of a loss.
     """
 
     where: str
     why: str
     convex: bool | None
+    taken: str = ""
+    locus: sp.Expr | None = None
+
+    @property
+    def stated(self) -> str:
+        """The points, with what is taken there if it is not 0."""
+        return f"{self.where}, but there {self.taken}" if self.taken else self.where
 
     @property
     def shape(self) -> str:
         if self.convex is None:
             return "jump: a zero vector has no direction, and is its own unit vector"
+        if self.taken:
+            return f"{'convex' if self.convex else 'concave'} kink: {self.taken}"
         return "convex kink: 0 is a subgradient" if self.convex else "concave kink: 0 is only a Clarke subgradient"
 
 
@@ -152,22 +164,18 @@ def _jump_at_zero(objective: Objective) -> Kink:
 
 
 def _kinks_of_loss(loss: Loss) -> Iterator[Kink]:
-    one = mpmath.mpf(1)
     for singularity in loss.singularities:
-
-        def locus(d_pos: Any, d_neg: Any, text: str = singularity.locus) -> Any:
-            return locus_value(loss, text, d_pos, d_neg, {})
-
-        if locus(0 * one, one) != locus(one, one):
-            at = (mpmath.findroot(lambda d_pos: locus(d_pos, one), (0 * one, one)), one)
-            across = (1, 0)
-        else:  # it does not depend on d_pos
-            at = (one, mpmath.findroot(lambda d_neg: locus(one, d_neg), (0 * one, one)))
-            across = (0, 1)
-        convex = _is_convex(partial(_loss_along, loss, at, across))
+        found = (
+            convex
+            for at in zeros(loss, singularity.locus, {})
+            for across in ((1, 0), (0, 1))
+            if (convex := _is_convex(partial(_loss_along, loss, at, across))) is not None
+        )
+        convex = next(found, None)
         if convex is None:
             raise StepError(f"{loss.name}: stated as singular at {singularity.where}, but it is smooth")
-        yield Kink(singularity.where, singularity.why, convex)
+        locus = symbols.locus_of(loss, singularity.locus)
+        yield Kink(singularity.where, singularity.why, convex, singularity.taken, locus)
 
 
 def _loss_along(loss: Loss, at: tuple[Any, Any], direction: tuple[int, int], t: Any) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .api import Request, requests_for
+from .catalogue import Loss
 from .errors import DeriveTripletError, UsageError
 from .targets.base import MARK, Product
 from .targets.registry import targets
@@ -76,8 +77,10 @@ def _request(entry: Mapping[str, Any], root: Path) -> Request:
             raise TypeError("norm, loss and target are not names, or dtypes is empty")
         parameters = {str(name): float(value) for name, value in entry["parameters"].items()}
         normalize = entry.get("normalize", False) is True
-        (request,) = requests_for([norm], [loss], [target], entry["dtypes"], parameters, normalize)
-        return replace(request, settings=replace(request.settings, engine=str(entry.get("engine", ""))))
+        (made,) = _own_loss(entry["source"], root) if "source" in entry else (loss,)
+        (request,) = requests_for([norm], [made], [target], entry["dtypes"], parameters, normalize=normalize)
+        engine, accuracy = str(entry.get("engine", "")), float(entry.get("accuracy", 0.0))
+        return replace(request, settings=replace(request.settings, engine=engine, accuracy=accuracy))
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise DeriveTripletError(
             f"{root / MANIFEST} has an entry that cannot be read ({type(error).__name__}: {error}); "
@@ -85,15 +88,44 @@ def _request(entry: Mapping[str, Any], root: Path) -> Request:
         ) from None
 
 
+def _own_loss(source: Mapping[str, Any], root: Path) -> list[str | Loss]:
+    """The loss of an entry that is not of the catalogue, made as its command makes it."""
+    from .custom import losses_from
+
+    try:
+        return losses_from([source["loss"]], source["parameters"], source["name"])[0]
+    except UsageError as error:
+        raise DeriveTripletError(f"{root / MANIFEST}: a loss cannot be made again: {error}") from None
+
+
+def _source(product: Product) -> dict[str, Any]:
+    """How a loss of one's own is made: what follows its options in the command, with the defaults that it declares."""
+    loss = product.objective.loss
+    if not loss.source:
+        return {}
+    options = loss.options({p.name: p.default for p in loss.parameters})
+    said = list(zip(options[::2], options[1::2], strict=True))
+    follows = {option: [value for name, value in said if name == option] for option in ("--loss", "--param", "--name")}
+    return {
+        "source": {
+            "loss": follows["--loss"][0],
+            "parameters": follows["--param"],
+            "name": next(iter(follows["--name"]), ""),
+        }
+    }
+
+
 def _entry(product: Product) -> dict[str, Any]:
     return {
         "norm": product.objective.distance.name,
         "loss": product.objective.loss.name,
         **({"normalize": True} if product.objective.normalize else {}),
+        **_source(product),
         "target": product.target,
         "dtypes": list(product.settings.dtypes),
         "parameters": dict(sorted(product.settings.parameters.items())),
         **({"engine": product.settings.engine} if product.settings.engine else {}),
+        **({"accuracy": product.settings.accuracy} if product.settings.accuracy else {}),
         "files": {file.path: hashlib.sha256(file.content).hexdigest() for file in product.files},
     }
 

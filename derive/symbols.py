@@ -16,6 +16,7 @@ import sympy as sp
 from .catalogue import Distance, Loss, Objective, Parameter
 from .errors import DefinitionError
 from .expression import Algebra
+from .functions import absolute, select, tanh
 
 n = sp.Symbol("n", integer=True, positive=True)
 i = sp.Symbol("i", integer=True, positive=True)
@@ -45,7 +46,7 @@ d_pos, d_neg = sp.Symbol("d_pos", nonnegative=True), sp.Symbol("d_neg", nonnegat
 
 def parameter(p: Parameter) -> sp.Symbol:
     """The symbol of a parameter, with its domain as an assumption."""
-    return sp.Symbol(p.name, **{p.domain: True})
+    return sp.Symbol(p.name, real=True, **({} if p.domain == "real" else {p.domain: True}))
 
 
 def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:
@@ -54,9 +55,32 @@ def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:
     return sp.Sum(term(i), (i, 1, n))
 
 
+def _absolute(z: sp.Expr) -> sp.Expr:
+    return sp.Abs(z) if z.is_extended_real else absolute(z)  # SymPy differentiates |z| for a real z only
+
+
+def _maximum(first: sp.Expr, second: sp.Expr) -> sp.Expr:
+    """The first where both are equal; SymPy's Max, which does not know an order, for max(0, z) only."""
+    return sp.Max(first, second) if first == 0 else select(second - first, second, first)
+
+
+def _minimum(first: sp.Expr, second: sp.Expr) -> sp.Expr:
+    return sp.Min(first, second) if first == 0 else select(first - second, second, first)
+
+
 SYMPY = Algebra(
     number=sp.Rational,
-    functions={"exp": sp.exp, "log": sp.log, "sqrt": sp.sqrt, "abs": sp.Abs, "max": sp.Max},
+    functions={
+        "exp": sp.exp,
+        "log": sp.log,
+        "log1p": lambda z: sp.log(1 + z),
+        "sqrt": sp.sqrt,
+        "abs": _absolute,
+        "tanh": tanh,
+        "max": _maximum,
+        "min": _minimum,
+        "where": lambda z, value, otherwise: select(z, value(), otherwise()),
+    },
     reduce=_reduce,
 )
 
@@ -81,6 +105,11 @@ def loss_of(loss: Loss) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]:
 
     value = loss.formula.read(SYMPY, {"d_pos": d_pos, "d_neg": d_neg, **_parameters(loss)}, bind=bind)
     return value, introduced
+
+
+def locus_of(loss: Loss, text: str) -> sp.Expr:
+    """A formula in the two distances and a loss's parameters."""
+    return loss.parse(text).read(SYMPY, {"d_pos": d_pos, "d_neg": d_neg, **_parameters(loss)})
 
 
 def distances_of(objective: Objective) -> dict[sp.Symbol, sp.Expr]:

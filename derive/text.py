@@ -8,6 +8,7 @@ from .functions import Node
 from .printing import TextPrinter
 
 if TYPE_CHECKING:
+    from .catalogue import Loss
     from .differentiate import Derivation
 
 
@@ -29,13 +30,18 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
         of = {name: f"unit_{name}" for name in of}
         rows.append((", ".join(of.values()), ", ".join(f"{name}/|{name}|" for name in of)))
     rows.append(("d_pos, d_neg", f"d({of['x']}, {of['x_pos']}), d({of['x']}, {of['x_neg']})"))
-    rows += sorted({(f"{type(node).__name__}(t)", type(node).spelled_out) for node in nodes})
+    rows += sorted({(f"{type(node).__name__}({', '.join(node.variables)})", node.spelled_out) for node in nodes})
     rows += [(symbol.name, to_text(meaning)) for symbol, meaning in names.items()]
     rows.append(("L", to_text(loss.value.result)))
     if normalization:
         rows += [(f"g_{name}[k]", to_text(at_units(lemma.result))) for name, lemma in derivation.gradients.items()]
     rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.outcome.gradients.items()]
     return rows
+
+
+def missing(loss: Loss) -> list[str]:
+    """Where a loss has no value or no derivative: nothing is promised there."""
+    return [f"not defined, and not verified, at {of.where}: {of.why}" for of in loss.undefined]
 
 
 def table(rows: list[tuple[str, str]], separator: str = " = ") -> list[str]:
@@ -49,6 +55,8 @@ def describe(derivation: Derivation) -> str:
     objective = derivation.objective
     lines = [f"{objective.title}: {len(derivation.steps)} checked steps", ""]
     lines += table(formulas(derivation))
+    if objective.loss.undefined:
+        lines += ["", *missing(objective.loss)]
     if derivation.kinks:
         lines += ["", "not differentiable, and the derivative taken as 0, at"]
         lines += [f"    {line}" for line in table([(kink.where, kink.shape) for kink in derivation.kinks], "  ")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import textwrap
 from pathlib import Path
@@ -31,15 +32,17 @@ def shown_output(console: str) -> tuple[str, str]:
 CONSOLE = [shown_output(block) for block in blocks("console") if block.startswith("$ ")]
 
 
-def outcome(command: str, folder: Path) -> str:
-    run = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True, check=True)
-    return run.stdout
+def outcome(command: str, folder: Path, status: int = 0) -> str:
+    """What a command prints: an error, if it has to end with another status than 0."""
+    run = subprocess.run(shlex.split(command), cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == status, run.stderr
+    return run.stderr if status else run.stdout
 
 
 @pytest.mark.needs("nvrtc")
 @pytest.mark.parametrize(("command", "output"), CONSOLE, ids=[command for command, _ in CONSOLE])
 def test_commands_print_what_the_readme_shows(command: str, output: str, tmp_path: Path) -> None:
-    assert is_shown(outcome(command, tmp_path), output)
+    assert is_shown(outcome(command, tmp_path, status=2 if output.startswith("Error: ") else 0), output)
 
 
 def is_shown(printed: str, output: str) -> bool:

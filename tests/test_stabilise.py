@@ -9,15 +9,29 @@ import pytest
 import sympy as sp
 
 from derive_triplet.derive.catalogue import LOSSES
+from derive_triplet.derive.custom import own_loss
+from derive_triplet.derive.errors import StepError
 from derive_triplet.derive.evaluate import Point, evaluate
-from derive_triplet.derive.functions import positive_part, sigmoid, softplus
+from derive_triplet.derive.functions import (
+    absolute,
+    expm1,
+    log1p,
+    logaddexp,
+    positive_part,
+    sigmoid,
+    softplus,
+    step,
+    tanh,
+)
 from derive_triplet.derive.lemmas import derive_loss
-from derive_triplet.derive.stabilise import RULES
+from derive_triplet.derive.stabilise import RULES, SIMPLER, Rule
 
 A, B, C = sp.symbols("a b c", real=True)
-T = sp.Symbol("t", positive=True)
+T, P, Q = sp.symbols("t p q", positive=True)
 BY_NAME = {rule.name: rule for rule in RULES}
 SOFTMAX, COMPLEMENT, LOG, POSITIVE = "softmax is a sigmoid", "complement", "log of a sigmoid", "positive part"
+SUM, SHARE, PLUS, LESS = ("log of a sum of exponentials", "log of a share", "log of one plus", "exponential less one")
+FRACTION, ABSOLUTE = "one fraction", "absolute value"
 
 
 def softmax(over: sp.Expr, other: sp.Expr, power: int = 1) -> sp.Expr:
@@ -39,6 +53,26 @@ REWRITTEN = [
     (LOG, -T * sp.log(sigmoid(A - B)) + C, T * softplus(B - A) + C),
     (POSITIVE, sp.Max(0, A - B), positive_part(A - B)),
     (POSITIVE, sp.Max(A, 0) ** 2 + C, positive_part(A) ** 2 + C),
+    (POSITIVE, sp.Min(A, 0), -positive_part(-A)),
+    (SOFTMAX, 1 / (1 + sp.exp(A)), sigmoid(-A)),
+    (SOFTMAX, sp.exp(A) / (1 + sp.exp(A)), sigmoid(A)),
+    (SOFTMAX, C / (1 + sp.exp(A - B)) ** 2, C * sigmoid(B - A) ** 2),
+    (COMPLEMENT, 1 - tanh(A), 2 * sigmoid(-2 * A)),
+    (COMPLEMENT, 1 + tanh(A), 2 * sigmoid(2 * A)),
+    (COMPLEMENT, tanh(A) - 1, -2 * sigmoid(-2 * A)),
+    (SUM, sp.log(1 + sp.exp(A / T)), softplus(A / T)),
+    (SUM, sp.log(sp.exp(A) + sp.exp(B)), logaddexp(A, B)),
+    (SUM, sp.log(1 + sp.exp(A) + sp.exp(B)), softplus(logaddexp(A, B))),
+    (SUM, sp.log(sp.exp(A) + 2 * sp.exp(B)), logaddexp(A, B + sp.log(2))),
+    (SHARE, sp.log(P / (P + Q)), -log1p(Q / P)),
+    (SHARE, C * sp.log(Q / (P + Q)), -C * log1p(P / Q)),
+    (PLUS, sp.log(1 + P), log1p(P)),
+    (PLUS, sp.log(1 + A**2) * C, log1p(A**2) * C),
+    (LESS, sp.exp(A) - 1, expm1(A)),
+    (LESS, C * (1 - sp.exp(-A)), -C * expm1(-A)),
+    (FRACTION, 1 - P / (P + Q), Q / (P + Q)),
+    (FRACTION, 1 / (P + Q) - P / (P + Q) ** 2, Q / (P + Q) ** 2),
+    (ABSOLUTE, sp.Abs(A - B) * C, absolute(A - B) * C),
 ]
 
 LEFT_ALONE = [
@@ -61,6 +95,19 @@ LEFT_ALONE = [
     (POSITIVE, sp.Max(A, B)),
     (POSITIVE, sp.Max(0, A, B)),
     (POSITIVE, sp.Max(1, A)),
+    (SOFTMAX, 1 / (1 - sp.exp(A))),
+    (COMPLEMENT, 2 - tanh(A)),
+    (SUM, sp.log(1 - sp.exp(A))),
+    (SUM, sp.log(C + sp.exp(A))),
+    (SUM, sp.log(3 * sp.exp(A) * C)),
+    (SHARE, sp.log(A / (A + B))),
+    (SHARE, sp.log(P / (P + 2 * Q) ** 2)),
+    (PLUS, sp.log(2 + P)),
+    (LESS, sp.exp(A) - 2),
+    (LESS, sp.exp(A) + 1),
+    (FRACTION, 1 / P - 1 / Q),
+    (FRACTION, P - Q),
+    (ABSOLUTE, A),
 ]
 
 
@@ -70,7 +117,10 @@ def points(count: int = 6) -> list[Point]:
     def number() -> mpmath.mpf:
         return mpmath.mpf(source.randrange(-3 * 10**60, 3 * 10**60)) / 10**60
 
-    return [Point(1, scalars={A: number(), B: number(), C: number(), T: abs(number())}) for _ in range(count)]
+    return [
+        Point(1, scalars={A: number(), B: number(), C: number(), T: abs(number()), P: abs(number()), Q: abs(number())})
+        for _ in range(count)
+    ]
 
 
 def agree(before: sp.Expr, after: sp.Expr) -> bool:
@@ -89,13 +139,32 @@ def test_a_rule_rewrites_its_forms(name: str, before: sp.Expr, after: sp.Expr) -
     found = BY_NAME[name].apply(before)
     assert found != before
     assert sp.expand(found - after) == 0 or agree(found, after)
-    assert not found.atoms(sp.exp, sp.Max)
+    assert not found.atoms(sp.exp, sp.Max, sp.Min, sp.Abs)
     assert agree(before, found)
 
 
 @pytest.mark.parametrize(("name", "expr"), LEFT_ALONE, ids=str)
 def test_a_rule_leaves_other_forms_alone(name: str, expr: sp.Expr) -> None:
     assert BY_NAME[name].apply(expr) == expr
+
+
+@pytest.mark.parametrize("expr", [step(A) * positive_part(A), C * step(A - B) * positive_part(A - B) ** 2])
+def test_a_step_beside_its_positive_part_is_not_needed(expr: sp.Expr) -> None:
+    found = SIMPLER[-1].apply(expr)
+    assert not found.has(step)
+    assert agree(expr, found)
+
+
+def test_a_step_beside_another_positive_part_stays() -> None:
+    assert SIMPLER[-1].apply(step(A) * positive_part(B)) == step(A) * positive_part(B)
+
+
+def test_a_wrong_rule_is_caught_by_the_step_that_it_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = Rule("log of one plus", "planted", lambda e: e.replace(sp.log, lambda z: log1p(z)))
+    monkeypatch.setattr("derive_triplet.derive.lemmas.RULES", (wrong,))
+    loss = own_loss("log(1 + d_pos) - d_neg", name="planted")
+    with pytest.raises(StepError, match="step 'log of one plus' is wrong"):
+        derive_loss(loss)
 
 
 def test_the_comparison_at_50_digits_sees_a_wrong_rule() -> None:

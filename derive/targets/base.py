@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,13 @@ class Settings:
     dtypes: the float types it accepts.
     parameters: default values of temperature, margin, ..., where they differ from the catalogue's.
     engine: the program that a target needs to finish its files; '' for the first that is found.
+    accuracy: an error in ULPs that is accepted though it is more than verification allows; 0 for none.
     """
 
     dtypes: tuple[str, ...] = DTYPES
     parameters: Mapping[str, float] = field(default_factory=dict)
     engine: str = ""
+    accuracy: float = 0.0
 
     def values(self, objective: Objective) -> dict[str, float]:
         """The default of every parameter of `objective`; raises `UsageError` for one that is not in its domain.
@@ -63,10 +66,10 @@ class Settings:
     def arguments(self, objective: Objective, usual: Iterable[str] = DTYPES) -> tuple[str, ...]:
         """The command-line options that say the same; `usual` are the types that need no option."""
         dtypes = [f"--dtype {dtype}" for dtype in self.dtypes] if set(self.dtypes) != set(usual) else []
-        changed = {
-            p.name: v for p in objective.parameters if (v := self.parameters.get(p.name, p.default)) != p.default
-        }
-        return (*dtypes, *(f"--{name} {value!r}" for name, value in changed.items()))
+        by_option = objective.distance.parameters if objective.loss.source else objective.parameters
+        changed = {p.name: v for p in by_option if (v := self.parameters.get(p.name, p.default)) != p.default}
+        accepted = [f"--accept-accuracy {self.accuracy!r}"] if self.accuracy else []
+        return (*dtypes, *(f"--{name} {value!r}" for name, value in changed.items()), *accepted)
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,9 @@ class Target(ABC):
 
     def command(self, objective: Objective, settings: Settings) -> str:
         """What generates the files of an objective with these settings."""
+        loss = shlex.join(objective.loss.options(settings.values(objective)))
         normalize = " --normalize" * objective.normalize
-        options = f"--norm {objective.distance.name} --loss {objective.loss.name}{normalize} --target {self.name}"
+        options = f"--norm {objective.distance.name} {loss}{normalize} --target {self.name}"
         return " ".join(("derive-triplet", options, *settings.arguments(objective, self.usual_dtypes)))
 
     def paths(self, objective: Objective) -> tuple[str, ...]:
@@ -198,7 +202,7 @@ class Target(ABC):
         return {}
 
     def _common_context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> dict[str, Any]:
-        from ..text import formulas, table
+        from ..text import formulas, missing, table
 
         objective = derivation.objective
         defaults = settings.values(objective)
@@ -214,8 +218,8 @@ class Target(ABC):
             "dtypes": settings.dtypes,
             "parameters": [(parameter, defaults[parameter.name]) for parameter in objective.parameters],
             "parameter_names": [parameter.name for parameter in objective.parameters],
-            "formulas": table(formulas(derivation)),
-            "kinks": derivation.kinks,
+            "formulas": [*table(formulas(derivation)), *missing(objective.loss)],
+            "kinks": [replace(kink, where=kink.stated) for kink in derivation.kinks],
         }
 
     def _fingerprint(self, kernel: RowKernel, settings: Settings) -> str:

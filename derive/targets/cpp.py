@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 class CppPrinter(InfixPrinter):
     """Expressions in the scalar type T; functions are those of `functions.jinja`."""
 
-    functions = {"sqrt": "square_root", "exp": "exponential", "log": "logarithm", "Abs": "magnitude"}
+    functions = {
+        "sqrt": "square_root",
+        "exp": "exponential",
+        "log": "logarithm",
+        "log1p": "log_of_one_plus",
+        "expm1": "exponential_minus_one",
+        "tanh": "hyperbolic_tangent",
+        "logaddexp": "log_of_sum_of_exponentials",
+        "Abs": "magnitude",
+        "absolute": "magnitude",
+        "signum": "sign",
+    }
 
     def _print_Integer(self, expr: Any) -> tuple[str, int]:
         text = self.integer(int(expr))
@@ -22,6 +33,10 @@ class CppPrinter(InfixPrinter):
 
     def integer(self, value: int) -> str:
         return f"T({value})"
+
+
+_LEAST = {"positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
+"""What stands behind a parameter in the test of its domain."""
 
 
 def row_slots(kernel: RowKernel) -> dict[str, Any]:
@@ -44,4 +59,4 @@ def row_slots(kernel: RowKernel) -> dict[str, Any]:
             for r in of.reductions
             if r.name in rescaled.scales
         ]
-    return {**printed, "scales": list(rescaled.scales)}
+    return {**printed, "least": _LEAST, "scales": list(rescaled.scales)}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ..kernel import RowKernel
     from ..verify.report import Report
 
-_HELPERS = ("sigmoid", "softplus", "masked_ratio")
+_HELPERS = ("sigmoid", "softplus", "select", "masked_ratio")
+_LEAST = {"positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
+"""What stands before a parameter in the test of its domain."""
 
 
 class NumpyPrinter(InfixPrinter):
@@ -28,6 +30,9 @@ class NumpyPrinter(InfixPrinter):
         "log": "np.log",
         "Abs": "np.abs",
         "sign": "np.sign",
+        "absolute": "np.abs",
+        "signum": "np.sign",
+        **{name: f"np.{name}" for name in ("log1p", "expm1", "tanh", "logaddexp")},
         **{name: f"_{name}" for name in _HELPERS},
     }
 
@@ -53,6 +58,7 @@ class NumpyTarget(Target):
         of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in kernel.constants}
         return {
             **slots(kernel, scalar, NumpyPrinter(embeddings | of_row), NumpyPrinter(embeddings)),
+            "least": _LEAST,
             "helpers": [name for name in _HELPERS if name in kernel.functions],
         }
 

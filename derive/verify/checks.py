@@ -12,6 +12,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..formats import FORMATS, FloatFormat
+from ..highprecision import distance_value
 from .reference import Exact, Reference, reference
 from .regimes import Array, Regime, regimes
 from .report import Check
@@ -126,17 +127,30 @@ class _AtOnce:
 def _against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
     loss, gradients = runner(*regime.embeddings, regime.parameters)
     floor = magnification(regime)
-    worst = {"loss": (0.0, ""), "gradient": (0.0, "")}
+    worst = {"loss": (0.0, "", 0), "gradient": (0.0, "", 0)}
     for row in range(len(regime.x)):
         expected = cached_reference(objective, regime, row)
-        _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in), f"row {row}")
+        _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in), "", row)
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = found[row] if regime.columns is None else found[row][list(regime.columns)]
             errors = ulps(held, expected.gradients[name], dtype, floor)
             if np.count_nonzero(found[row]) > np.count_nonzero(held):
                 errors.append(math.inf)  # a component that nothing depends on
-            _raise_worst(worst, "gradient", errors, f"dL/d{name}, row {row}")
-    return [Check(what, regime.name, dtype, error, BOUND, detail=where) for what, (error, where) in worst.items()]
+            _raise_worst(worst, "gradient", errors, f"dL/d{name}, ", row)
+    return [
+        Check(what, regime.name, dtype, error, BOUND, detail=where, point=_point(objective, regime, row, error))
+        for what, (error, where, row) in worst.items()
+    ]
+
+
+def _point(objective: Objective, regime: Regime, row: int, error: float) -> str:
+    """The distances and parameters of a row with an error that is too large, for people; '' for other rows."""
+    if error <= BOUND:
+        return ""
+    rows = [[mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings]
+    pos, neg = (distance_value(objective.distance, rows[0], other, regime.parameters) for other in rows[1:])
+    values = {"d_pos": pos, "d_neg": neg, **{name: mpmath.mpf(value) for name, value in regime.parameters.items()}}
+    return ", ".join(f"{name} = {mpmath.nstr(value, 6)}" for name, value in values.items())
 
 
 def magnification(regime: Regime) -> float:
@@ -145,10 +159,12 @@ def magnification(regime: Regime) -> float:
     return max(1.0, *sizes) / min([1.0, *(value for value in regime.parameters.values() if value > 0)])
 
 
-def _raise_worst(worst: dict[str, tuple[float, str]], what: str, errors: Sequence[float], where: str) -> None:
+def _raise_worst(
+    worst: dict[str, tuple[float, str, int]], what: str, errors: Sequence[float], where: str, row: int
+) -> None:
     for component, error in enumerate(errors):
         if _is_worse(error, worst[what][0]):
-            worst[what] = (error, f"{where}, component {component}")
+            worst[what] = (error, f"{where}row {row}, component {component}", row)
 
 
 def _is_worse(error: float, than: float) -> bool:

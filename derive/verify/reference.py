@@ -2,7 +2,8 @@
 
 Nothing is imported here from the derivation, the stable forms or the kernel. A distance and a loss are evaluated as
 they are written in the catalogue, and differentiated by central differences with a step far below double precision.
-At a kink, where the one-sided differences disagree, the derivative is 0, the convention that the catalogue states.
+At a kink of a distance, where the one-sided differences disagree, the derivative is 0, the convention that the
+catalogue states; at one of a loss it is that of the formula which applies there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import mpmath
 
 from ..catalogue import Objective
-from ..highprecision import distance_between, distance_value, loss_value, unit
+from ..highprecision import distance_between, distance_value, smooth_piece, unit
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
@@ -57,9 +58,6 @@ def reference(
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
         return distance_between(objective, a, b, parameters)
 
-    def loss(d_pos: Any, d_neg: Any) -> Any:
-        return loss_value(objective.loss, d_pos, d_neg, parameters)
-
     toward = {
         "pos": _distance_gradients(objective, parameters, anchor, positive),
         "neg": _distance_gradients(objective, parameters, anchor, negative),
@@ -67,6 +65,12 @@ def reference(
     with mpmath.workdps(80):
         d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
     steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
+    if objective.loss.source:  # which may bend as powers of the distances do
+        steepness += [1 / d**2 for d in (d_pos, d_neg) if d > 1]
+
+    def loss() -> Callable[[Any, Any], Any]:
+        return smooth_piece(objective.loss, d_pos, d_neg, parameters)
+
     slopes = _loss_slopes(loss, d_pos, d_neg, _STEP * min([mpmath.mpf(1), *steepness]))
     with mpmath.workdps(50):
         slope = {"pos": slopes.pos, "neg": slopes.neg}
@@ -127,7 +131,7 @@ def _distance_gradients(
     exact = [mpmath.mpf(0)] * len(a)
     if not objective.normalize:
         return _Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
-    first, second = ([component * any(of) for component in value] for value, of in zip(values, (a, b), strict=True))
+    first, second = (value if any(of) else exact for value, of in zip(values, (a, b), strict=True))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
 
@@ -196,11 +200,12 @@ class _Slopes:
     neg_neg: Any
 
 
-def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
-    """The loss with its first derivatives and, away from a kink, its second."""
+def _loss_slopes(piece: Callable[[], Callable[[Any, Any], Any]], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
+    """A smooth piece of the loss with its first and second derivatives; at more digits it may be another one."""
     digits = 20 + 2 * _digits(max(d_pos, d_neg, mpmath.mpf(1)), h)
     for extra in (0, _SATURATED):
         with mpmath.workdps(digits + extra):
+            loss = piece()
             here = loss(d_pos, d_neg)
             ahead_pos, behind_pos = loss(d_pos + h, d_neg), loss(d_pos - h, d_neg)
             ahead_neg, behind_neg = loss(d_pos, d_neg + h), loss(d_pos, d_neg - h)
@@ -209,9 +214,7 @@ def _loss_slopes(loss: Callable[[Any, Any], Any], d_pos: Any, d_neg: Any, h: Any
             if shows and abs(here) >= _SMALL:
                 break
     with mpmath.workdps(digits + extra):
-        pos, neg = _central(ahead_pos, here, behind_pos, h), _central(ahead_neg, here, behind_neg, h)
-        if _is_kink(ahead_pos, here, behind_pos) or _is_kink(ahead_neg, here, behind_neg):
-            return _Slopes(here, pos, neg, 0, 0, 0)
+        pos, neg = (ahead_pos - behind_pos) / (2 * h), (ahead_neg - behind_neg) / (2 * h)
         both = loss(d_pos + h, d_neg + h) + loss(d_pos - h, d_neg - h)
         pos_pos, neg_neg = (ahead_pos - 2 * here + behind_pos) / h**2, (ahead_neg - 2 * here + behind_neg) / h**2
         pos_neg = (both - 2 * here) / (2 * h**2) - (pos_pos + neg_neg) / 2

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..catalogue import Objective
 from ..formats import FORMATS
-from ..highprecision import distance_between, distance_value, locus_value
+from ..highprecision import distance_between, distance_value, largest_part, locus_value, pieces
 
 Array = npt.NDArray[np.floating]
 
@@ -56,8 +56,54 @@ def regimes(
 
     dims: numbers of components over which a few are scattered, for code that treats long rows in ways of their own.
     full_range: with distances whose squares are beyond the type, from subnormal ones to the largest.
-    The batches are the same on every run and every machine.
+    The batches are the same on every run and every machine. Of a loss of one's own, there are no rows where it is not
+    defined, where squares of parts of its formula leave the range of the type, or where rounding decides on which side
+    of a kink it is.
     """
+    own = bool(objective.loss.source or objective.loss.undefined)
+    for regime in _regimes(objective, dtype, parameters, dims, full_range):
+        rows = [row for row in range(len(regime.x)) if not own or _is_judged(objective, regime, row, dtype)]
+        if len(rows) == len(regime.x):
+            yield regime
+        elif rows:
+            yield replace(regime, x=regime.x[rows], x_pos=regime.x_pos[rows], x_neg=regime.x_neg[rows])
+
+
+def unjudged(objective: Objective, dtypes: Sequence[str], parameters: Mapping[str, float]) -> tuple[str, ...]:
+    """The regimes that have rows which are left out, each with the float type."""
+    if not (objective.loss.source or objective.loss.undefined):
+        return ()
+    return tuple(
+        f"{regime.name} ({dtype})"
+        for dtype in dtypes
+        for regime in _regimes(objective, dtype, parameters, (), False)
+        if not all(_is_judged(objective, regime, row, dtype) for row in range(len(regime.x)))
+    )
+
+
+def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
+    """Whether accuracy means something at a row of a regime."""
+    loss, parameters = objective.loss, regime.parameters
+    x, x_pos, x_neg = ([mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings)
+    computed = FORMATS[FORMATS[dtype].computed_in]
+    with mpmath.workdps(400):
+        d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+        if any(locus_value(loss, of.locus, d_pos, d_neg, parameters) == 0 for of in loss.undefined):
+            return False
+        if largest_part(loss, d_pos, d_neg, parameters) ** 2 > computed.largest:
+            return False
+        rounded = [1 + sign * 8 * mpmath.mpf(computed.eps) for sign in (1, -1)]
+        sides = {pieces(loss, d_pos * a, d_neg / a, parameters) for a in rounded}
+        return len(sides) == 1 or regime.name == "on the kink"  # where nothing is rounded
+
+
+def _regimes(
+    objective: Objective,
+    dtype: str,
+    parameters: Mapping[str, float],
+    dims: Sequence[int],
+    full_range: bool,
+) -> Iterator[Regime]:
     random = np.random.Generator(np.random.PCG64(_SEED))
 
     def normal(rows: int, dim: int, scale: float = 1.0) -> Array:
@@ -146,6 +192,10 @@ def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, floa
             def locus(value: object, *, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
                 return locus_value(objective.loss, text, d_pos, d_neg, {**parameters, name: value})
 
-            value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))
-            if locus(value) == 0:
-                yield {parameter.name: value}
+            try:
+                value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))
+            except (ArithmeticError, ValueError):  # it does not decide, or not so simply
+                continue
+            with mpmath.workdps(60):  # exactly, and not only to the digits of a float
+                if locus(value) == 0 and parameter.holds(value):
+                    yield {parameter.name: value}
