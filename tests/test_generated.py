@@ -48,13 +48,14 @@ def test_a_link_to_nothing_is_seen() -> None:
     assert problems(README + "\n[more](pdf/no_such_file.pdf)\n") == ["linked, but not there: pdf/no_such_file.pdf"]
 
 
-def test_a_row_links_the_files_of_its_own_loss_and_distance() -> None:
-    rows = [line for line in README.splitlines() if links(line)]
+@pytest.mark.parametrize("end", ["", "_normalized"])
+def test_a_row_links_the_files_of_its_own_loss_and_distance(end: str) -> None:
+    raw, normalized = README.split("`--normalize`")
     pairs = []
-    for row in rows:
+    for row in (line for line in (normalized if end else raw).splitlines() if links(line)):
         loss, distance = (cell.strip() for cell in row.strip("| ").split("|")[:2])
-        stem = f"triplet_{loss}_{distance}".replace("-", "_")
-        assert {re.sub("^test_|(_(layer|normalized|siamese))+$", "", Path(link).stem) for link in links(row)} == {stem}
+        stem = f"triplet_{loss}_{distance}".replace("-", "_") + end
+        assert {re.sub("^test_|(_(layer|siamese))+$", "", Path(link).stem) for link in links(row)} == {stem}
         pairs.append((loss, distance))
     assert sorted(pairs) == sorted((loss, distance) for loss in LOSSES for distance in DISTANCES)
 
