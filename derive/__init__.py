@@ -3,7 +3,7 @@
     catalogue: Distance, Loss -> Objective   what is computed, as the literature defines it
         differentiate -> Derivation          gradients as checked steps
             prove -> Proof (proof)           what a document shows: LaTeX and PDF
-            lower -> RowKernel (kernel)      three phases: reductions, scalars, maps
+            lower -> RowKernel (kernel)      stages of reductions and scalars, then maps
                 targets: generate -> Product source files, from templates and a printer
                     verify -> Report         run or compiled, against a reference that never saw the derivation
     regenerate                               a tree of products on disk: write it, check it
@@ -20,11 +20,13 @@ Derivation
     evaluate       a SymPy expression at mpmath numbers, which is how a step is checked
     lemmas         the gradient of a distance, and the slopes of a scalar loss
     stabilise      the identities that make a loss accurate
+    normalization  the gradients through x/|x|, where embeddings are normalized first
     properties     bounds, and kinks
     second         second derivatives: the blocks of the Hessian
 Numbers
     formats        the float types: what each can hold
-    rescale        a kernel on scaled differences, for rows whose sums leave the range of the type
+    units          a kernel on unit vectors, for normalized embeddings
+    rescale        a kernel on scaled components, for rows whose sums leave the range of the type
 C++
     targets/cpp    what CUDA and Caffe share: a printer, and the slots of templates/cpp
 Caffe

@@ -87,6 +87,7 @@ class _Net:
     # function -> type of its layer, what its result is called, and what to know of it
     neurons = {
         "Abs": ("AbsVal", "magnitude", ""),
+        "absolute": ("AbsVal", "magnitude", ""),
         "sigmoid": ("Sigmoid", "sigmoid", ""),
         "softplus": ("BNLL", "softplus", "BNLL takes log(1 + exp(t)): in single precision that is 0 below t = -17"),
         "positive_part": ("ReLU", "positive_part", ""),

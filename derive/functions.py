@@ -108,6 +108,11 @@ class absolute(Node):  # noqa: N801
     spelled_out = "|t|"
 
     @classmethod
+    def eval(cls, z: sp.Expr) -> sp.Expr | None:
+        """|-z| is |z|."""
+        return cls(-z) if z.could_extract_minus_sign() else None
+
+    @classmethod
     def evaluate(cls, *values: Any) -> Any:
         return abs(values[0])
 

@@ -237,17 +237,30 @@ def check(products: Iterable[Product], root: Path, complete: bool) -> list[Drift
     drift += [Drift(p.command, "not compared", (), f"{p.command}: {p.lacks}\n") for p in lacking]
     if complete:
         expected = {path for product in everything for path in targets()[product.target].paths(product.objective)}
-        unasked = _unasked(everything)
-        extra = [p for p in _generated_files(root) if p not in expected and p.partition("/")[0] not in unasked]
+        left = _left_alone(_manifest_entries(root) or [], everything)
+        expected |= {path for entry in left for path in entry.get("files") or {}}
+        extra = [path for path in _generated_files(root) if path not in expected]
         drift += [Drift(path, "extra", (f"rm {shlex.quote(str(root / path))}",)) for path in extra]
     if not lacking and (manifest := _compare_manifest(root, products, complete)):
         drift.insert(0, manifest)
     return drift
 
 
-def _unasked(products: Iterable[Product]) -> set[str]:
-    """The targets that have to be named, and were not: their files are nobody's business here."""
-    return {name for name, target in targets().items() if not target.in_all} - {product.target for product in products}
+def _left_alone(entries: Iterable[dict[str, Any]], products: Sequence[Product]) -> list[dict[str, Any]]:
+    """The entries of what 'all' does not mean and nobody asked for; their files are nobody's business here.
+
+    That is a target that has to be named, normalized embeddings, and a loss of one's own.
+    """
+    unasked = {name for name, target in targets().items() if not target.in_all} - {p.target for p in products}
+    normalize = {product.objective.normalize for product in products}
+    own = any(product.objective.loss.source for product in products)
+    return [
+        entry
+        for entry in entries
+        if entry.get("target") in unasked
+        or (entry.get("normalize") is True) not in normalize
+        or ("source" in entry and not own)
+    ]
 
 
 def _command(product: Product, root: Path) -> str:
@@ -260,8 +273,7 @@ def _compare_manifest(root: Path, products: Sequence[Product], complete: bool) -
     expected = {_key(_entry(product)): _entry(product) for product in products}
     recorded = _manifest_entries(root) or []
     others = [entry for entry in recorded if _key(entry) not in expected]
-    unasked = _unasked(products) if complete else ()
-    left = [entry for entry in others if entry.get("target") in unasked]
+    left = _left_alone(others, products) if complete else []
     others = [entry for entry in others if entry not in left]
     wrong = [_command(product, root) for product in products if _entry(product) not in recorded]
     mend = tuple(wrong or [_command(product, root) for product in products[:1]])

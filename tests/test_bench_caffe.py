@@ -128,7 +128,7 @@ def nets_of(product: Product) -> Any:
 
 
 def measured(caffe: build.Caffe, program: Path, subject: Any, folder: Path, shape: tuple[int, int]) -> Any:
-    libraries = [bench.library(caffe, net.product, folder) for net in subject.nets if net.product]
+    libraries = [bench.library(caffe, net.product, net.flags, folder) for net in subject.nets if net.product]
     return bench.measure(program, libraries, subject, shape, bench.blases()[0], 0.01)
 
 
@@ -154,8 +154,8 @@ def test_the_normalized_net_agrees_with_the_fused_loss_on_its_units(
 ) -> None:
     (subject,) = (subject for subject in bench.subjects(quick=True) if subject.title == bench.NORMALIZED)
     run = measured(caffe, program, subject, tmp_path, (4, 8))
-    assert [net.net for net in run.nets] == [bench.COMPOSED, bench.MIXED]
-    assert run.nets[1].layers == 10
+    assert [net.net for net in run.nets] == [bench.COMPOSED, bench.FUSED, bench.NATIVE, bench.MIXED]
+    assert [net.layers for net in run.nets[1:]] == [1, 1, 10]
 
 
 @needs_caffe

@@ -148,9 +148,10 @@ def test_what_is_no_squared_error_of_all_outputs_is_taken_in_its_stable_form(val
 @pytest.mark.parametrize(
     ("definition", "tail"),
     [
-        ("log(1 + exp(d_pos - d_neg))", ["Eltwise", "Exp", "Log", "Reduction"]),
+        ("log(1 + exp(d_pos - d_neg))", ["Eltwise", "BNLL", "Reduction"]),
         ("-log(exp(d_neg) / (exp(d_pos) + exp(d_neg)))", ["Eltwise", "BNLL", "Reduction"]),
         ("abs(d_pos - d_neg)", ["Eltwise", "AbsVal", "Reduction"]),
+        ("log(exp(d_pos) * d_neg + 2)", ["Exp", "Eltwise", "Log", "Reduction"]),
         ("d_pos * exp(-d_neg)", ["Exp", "Eltwise", "Reduction"]),
         ("d_pos / (1 + d_neg)", ["Power", "Eltwise", "Reduction"]),
         ("d_pos + max(0, margin - d_neg)", ["Power", "ReLU", "Eltwise", "Reduction"]),

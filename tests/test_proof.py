@@ -509,7 +509,7 @@ def test_the_points_of_a_kink_are_mathematics(normalize: bool) -> None:
     shown = [where(kink) for kink in derivation.kinks]
     pair, zero = r"{0} = {0}^{{{1}}}", r"x = 0,\ x^{+} = 0 \text{ or } x^{-} = 0"
     vector = r"\hat{x}" if normalize else "x"
-    assert shown == [*(pair.format(vector, sign) for sign in "+-"), "d_{+} - d_{-} + m = 0", *[zero] * normalize]
+    assert shown == [*(pair.format(vector, sign) for sign in "+-"), "d_{+} + m - d_{-} = 0", *[zero] * normalize]
 
 
 @objectives

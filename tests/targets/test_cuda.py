@@ -100,7 +100,7 @@ def test_only_the_float_types_asked_for_are_instantiated(dtypes: list[str]) -> N
 def test_the_source_knows_every_dimension_and_its_size_does_not_depend_on_it() -> None:
     for norm, loss in OBJECTIVES:
         for file in made(norm, loss).files:
-            assert len(file.text.splitlines()) < 650
+            assert len(file.text.splitlines()) < 700
             assert "long long dim" in file.text
 
 
@@ -250,10 +250,10 @@ def test_the_mathematics_of_a_row_agrees_with_the_reference(rows: ctypes.CDLL, n
         # where sums leave the range
         ("u = scale.sum_pos * (x - x_pos)", "u = x - x_pos"),
         ("d_neg / scale.sum_neg", "d_neg"),
-        ("0x1p-126f ? 0x1p+106f : sum < 0x1p-102f", "0x1p-149f"),
-        ("magnitude(sum) <= 0x1.fffffffffffffp+1023", "sum == sum"),
-        ("0x1p-96f", "0x1p-60f"),
-        ("0x1p+793", "0x1p+498"),
+        ("sum < 1.9721522630525295e-31f", "sum < 1e-45f"),
+        ("magnitude(sum) <= 1.7976931348623157e+308", "sum == sum"),
+        ("1.262177448353619e-29f", "8.67e-19f"),
+        ("5.209386275687386e+238", "8.18e+149"),
     ],
 )
 def test_an_error_in_the_mathematics_of_a_row_is_seen(tmp_path: Path, old: str, new: str) -> None:

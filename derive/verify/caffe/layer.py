@@ -77,10 +77,10 @@ def write(product: Product, folder: Path) -> None:
         ((headers if path.suffix == ".hpp" else folder) / path.name).write_text(file.text, encoding="utf-8")
 
 
-def compiled(caffe: Caffe, product: Product, folder: Path) -> Path:
+def compiled(caffe: Caffe, product: Product, folder: Path, flags: Sequence[str] = ("-O2",)) -> Path:
     """A shared library that makes the layer known to Caffe. Raises `UsageError` with what the compiler says."""
     library = folder / "layer.so"
-    caffe.compile("-O2", "-shared", "-I.", f"{product.objective.stem}_layer.cpp", "-o", library, folder=folder)
+    caffe.compile(*flags, "-shared", "-I.", f"{product.objective.stem}_layer.cpp", "-o", library, folder=folder)
     return library
 
 
