@@ -34,7 +34,10 @@ _CPP_WORDS = (
     "signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using "
     "virtual void volatile while xor"
 )
-_TAKEN = re.compile(r"(t|z|s|q)\d+|(weight|slope|sum|scale|scaled|unscaled)_?(pos|neg|\d).*|np|parameters|row|sums")
+_TAKEN = re.compile(
+    r"(t|z|s|q)\d+|(weight|slope|sum|scale|scaled|unscaled)_?(pos|neg|\d).*|np|parameters|row|sums"
+    r"|(inverse|unit|square|along|norm|dot|g)_x.*"
+)
 """Names that generated code gives itself."""
 
 
