@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..differentiate import Derivation
     from ..kernel import RowKernel
     from ..printing import InfixPrinter
+    from ..rescale import Rescaled
     from ..verify.report import Report
 
 DTYPES = ("float32", "float64")
@@ -239,14 +240,16 @@ class Target(ABC):
 
 
 def slots(
-    kernel: RowKernel, scalar: InfixPrinter, component: InfixPrinter, mapped: InfixPrinter | None = None
+    rescaled: Rescaled, scalar: InfixPrinter, component: InfixPrinter, mapped: InfixPrinter | None = None
 ) -> dict[str, Any]:
-    """The slots of a template that executes a kernel, printed: the stages, and what is mapped.
+    """The slots of a template that executes a kernel with scales, printed: the stages, and what is mapped.
 
-    Of each stage the components that are reduced, the reductions, and the scalars.
+    Of each stage the components that are reduced, the reductions, the scalars, and by name of the reductions that have
+    a scale the function that chooses it.
     scalar: prints what is the same for all components of a row. component: prints what is not.
     mapped: the same for what is mapped, where that is written in another way than what is reduced.
     """
+    kernel = rescaled.kernel
     _refuse_what_no_template_has(kernel)
     mapped = mapped or component
     return {
@@ -256,9 +259,15 @@ def slots(
                 "components": component.assignments(kernel.components_in(*(r.term for r in stage.reductions))),
                 "reductions": [(r.name, component.reduction(r.term)) for r in stage.reductions],
                 "scalars": scalar.assignments(stage.scalars),
+                "scales": [
+                    (r.name, "scale_for_squares" if r.symbol.is_nonnegative else "scale_for")
+                    for r in stage.reductions
+                    if r.name in rescaled.scales
+                ],
             }
             for number, stage in enumerate(kernel.stages, start=1)
         ],
+        "scales": list(rescaled.scales),
         "constants": [symbol.name for symbol in kernel.constants],
         "weights": [weight.name for weight in kernel.weights],
         "saved": [symbol.name for symbol in kernel.saved],

@@ -48,15 +48,10 @@ def row_slots(kernel: RowKernel) -> dict[str, Any]:
     scales = {symbol.name: f"scale.{name}" for name, symbol in rescaled.scales.items()}
     sums = {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
     parameters = {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
-    printed = slots(rescaled.kernel, CppPrinter(sums | parameters | kept | scales), CppPrinter(kept | scales))
-    for stage, of in zip(printed["stages"], rescaled.kernel.stages, strict=True):
+    printed = slots(rescaled, CppPrinter(sums | parameters | kept | scales), CppPrinter(kept | scales))
+    for stage in printed["stages"]:
         stage["uses"] = [
             name for name in ("scale", "parameters") if any(f"{name}." in text for _, text in stage["scalars"])
         ]
         stage["scalars"] = [(kept.get(name, f"const T {name}"), value) for name, value in stage["scalars"]]
-        stage["scales"] = [
-            (r.name, "scale_for_squares" if r.symbol.is_nonnegative else "scale_for")
-            for r in of.reductions
-            if r.name in rescaled.scales
-        ]
-    return {**printed, "least": _LEAST, "scales": list(rescaled.scales)}
+    return {**printed, "least": _LEAST}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import sympy as sp
 
     from ..differentiate import Derivation
-    from ..kernel import RowKernel
+    from ..kernel import Assignment, RowKernel
     from ..verify.report import Report
 
 _HELPERS = ("sigmoid", "softplus", "select", "masked_ratio")
@@ -22,7 +22,10 @@ _LEAST = {"positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
 
 
 class NumpyPrinter(InfixPrinter):
-    """Expressions on arrays: scalars of a row have shape (rows,), components (rows, columns)."""
+    """Expressions on arrays: scalars of a row have shape (rows,), components (rows, columns).
+
+    scales: the symbols by which components are multiplied only where they are not 1.
+    """
 
     functions = {
         "sqrt": "np.sqrt",
@@ -36,15 +39,31 @@ class NumpyPrinter(InfixPrinter):
         **{name: f"_{name}" for name in _HELPERS},
     }
 
+    def __init__(self, names: Mapping[str, str] | None = None, scales: Iterable[sp.Symbol] = ()) -> None:
+        super().__init__(names)
+        self.scales = frozenset(scales)
+
     def _print_positive_part(self, expr: Any) -> tuple[str, int]:
         return f"np.maximum({self(expr.args[0])}, 0.0)", ATOM
 
     def _print_step(self, expr: Any) -> tuple[str, int]:
         return f"np.heaviside({self(expr.args[0])}, 0.0)", ATOM
 
+    def _print_Mul(self, expr: Any) -> tuple[str, int]:
+        scale = next((factor for factor in expr.args if factor in self.scales), None)
+        return (f"_scaled({self(expr / scale)}, {scale})", ATOM) if scale else super()._print_Mul(expr)
+
     def reduction(self, term: sp.Expr) -> str:
-        """The sum of a term over the columns: pairwise and in double, because running sums of long rows drift."""
-        return f"np.sum({self(term)}, axis=1, dtype=np.float64)"
+        """The sum of a term over the columns."""
+        return f"_sum({self(term)})"
+
+
+def _map(gradient: Assignment, printer: NumpyPrinter) -> tuple[str, str, str]:
+    """A gradient's name and printed value, and the scale by which that is multiplied last; '' for none."""
+    from ..rescale import product
+
+    value, scale = gradient.value.args if isinstance(gradient.value, product) else (gradient.value, "")
+    return gradient.name, printer(value), str(scale)
 
 
 class NumpyTarget(Target):
@@ -53,11 +72,19 @@ class NumpyTarget(Target):
     templates = {"layer.py.jinja": "{stem}.py"}
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
-        scalar = NumpyPrinter()
+        from ..rescale import rescale
+
+        rescaled = rescale(kernel)
+        scales = rescaled.scales.values()
         embeddings = {name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")}
         of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in kernel.constants}
+        own = slots(
+            rescaled, NumpyPrinter(), NumpyPrinter(embeddings | of_row, scales), NumpyPrinter(embeddings, scales)
+        )
         return {
-            **slots(kernel, scalar, NumpyPrinter(embeddings | of_row), NumpyPrinter(embeddings)),
+            **own,
+            "maps": [_map(gradient, NumpyPrinter(embeddings, scales)) for gradient in rescaled.kernel.maps],
+            "squares": any("square" in function for stage in own["stages"] for _, function in stage["scales"]),
             "least": _LEAST,
             "helpers": [name for name in _HELPERS if name in kernel.functions],
         }
@@ -65,6 +92,7 @@ class NumpyTarget(Target):
     def verify(self, product: Product, thorough: bool = False) -> Report:
         import numpy as np
 
+        from ..rescale import rescale
         from ..verify.checks import DIMS, run_checks
         from ..verify.report import Report
 
@@ -75,6 +103,7 @@ class NumpyTarget(Target):
             product.settings.values(product.objective),
             product.derivation.translation_invariant,
             dims=DIMS if thorough else (),
+            full_range=rescale(product.kernel).full_range,
         )
         return Report(self.name, f"run (NumPy {np.__version__})", checks)
 

@@ -406,6 +406,23 @@ def test_nothing_warns_or_raises_for_extreme_inputs(
             module.value_and_grad(*triplet, reduction=reduction)
 
 
+# ---------------------------------------------------------------- the range of a type
+
+
+@pytest.mark.parametrize(("dtype", "far"), [("float32", 1e30), ("float64", 1e300)])
+def test_rows_outside_the_range_of_their_squares_and_others_do_not_touch_each_other(
+    module: ModuleType, dtype: str, far: float
+) -> None:
+    scales = np.array([1, 1 / far, far, 1, 1 / far])[:, None].astype(dtype)
+    rows = [embedding * scales for embedding in batch(len(scales), 4, dtype)]
+    loss, gradients = module.value_and_grad(*rows, reduction="none")
+    for row in range(len(scales)):
+        alone, own = module.value_and_grad(*(embedding[[row]] for embedding in rows), reduction="none")
+        assert loss[row] == alone[0]
+        for gradient, wanted in zip(gradients, own, strict=True):
+            np.testing.assert_array_equal(gradient[row], wanted[0])
+
+
 # ---------------------------------------------------------------- the text
 
 
@@ -434,6 +451,10 @@ def test_the_text_is_formatted_and_compiles_without_warnings(tmp_path: Path) -> 
 # ---------------------------------------------------------------- do these tests see errors?
 
 
+def _far(module: ModuleType, product: Product) -> None:
+    test_rows_outside_the_range_of_their_squares_and_others_do_not_touch_each_other(module, "float32", 1e30)
+
+
 def _not_finite(module: ModuleType, product: Product) -> None:
     test_a_row_that_is_not_finite_stays_in_its_row(module, 1, np.nan, "float32")
 
@@ -458,7 +479,7 @@ ERRORS: list[tuple[Callable[..., None], str, str]] = [
     (assert_right_at_row_blocks, "gradient[rows] for", "gradient[:rows.stop - rows.start] for"),
     (assert_right_at_column_pieces, "slice(at, at + _PIECE)", "slice(at, at + _PIECE + 1)"),
     (assert_right_at_column_pieces, "range(0, x.shape[1], _PIECE)", "range(0, x.shape[1] - 1, _PIECE)"),
-    (assert_right_at_column_pieces, " += np", " = np"),
+    (assert_right_at_column_pieces, " += _sum", " = _sum"),
     (test_value_is_the_loss_of_value_and_grad, "(x[rows], x_pos[rows], x_neg", "(x[rows], x_neg[rows], x_pos"),
     (test_results_have_the_float_type_of_the_inputs, "return loss.astype(dtype)", "return loss"),
     (test_the_mean_is_the_default, 'reduction="mean",', 'reduction="sum",'),
@@ -468,8 +489,9 @@ ERRORS: list[tuple[Callable[..., None], str, str]] = [
     (_shared_out, "if any(np.shares", "if not any(np.shares"),
     (_layout, "block = x[rows],", 'block = x.ravel(order="K").reshape(x.shape)[rows],'),
     (test_inputs_are_not_modified, "loss = np.empty(len(x))", "loss = np.empty(len(x)); x *= 2"),
-    (_not_finite, "_row(*block, *parameters)", "map(np.nan_to_num, _row(*block, *parameters))"),
-    (_not_finite, "_row(*block, *parameters)", "(every + 0 * every.sum() for every in _row(*block, *parameters))"),
+    (_not_finite, "return loss, saved", "return np.nan_to_num(loss), list(map(np.nan_to_num, saved))"),
+    (_not_finite, "return loss, saved", "return loss + 0 * loss.sum(), [every + 0 * every.sum() for every in saved]"),
+    (_far, "scale[:, None]", "np.roll(scale, 1)[:, None]"),
     (_extreme, '@np.errstate(all="ignore")', ""),
 ]
 

@@ -49,7 +49,7 @@ PLANTS = [
     Plant("sign of grad_x flipped", r"grad_x\[:, k\] = (.*)", r"grad_x[:, k] = -(\1)"),
     Plant("terms of grad_x added", r"weight_pos - v", "weight_pos + v", norm="l2"),
     Plant("distances subtracted the wrong way", "d_pos - d_neg$", "d_neg - d_pos", norm="l2"),
-    Plant("components subtracted the wrong way", r"w = x_neg(.*) - x_pos", r"w = x_pos\1 - x_neg", norm="l2-squared"),
+    Plant("components subtracted the wrong way", r"x_neg(.*) - x_pos", r"x_pos\1 - x_neg", norm="l2-squared"),
     # factors
     Plant("factor 2 of the squared distance missing", r"= 2 \* slope", "= slope", norm="l2-squared"),
     Plant("factor 2 of the loss missing", r"= 2 \* s \* s", "= s * s", loss="softmax-mse", seen_by="loss"),
@@ -72,8 +72,10 @@ PLANTS = [
     Plant("temperature ignored", "delta / temperature", "delta", loss="softmax-nll"),
     Plant("1/temperature of the slope missing", r"(slope = .*) / temperature", r"\1", loss="softmax-mse"),
     Plant("1/temperature of the slope missing", r"(slope = .*) / temperature", r"\1", loss="softmax-nll"),
-    Plant("margin dropped", r"delta \+ margin", "delta", loss="hinge"),
-    Plant("margin subtracted", r"delta \+ margin", "delta - margin", loss="hinge"),
+    Plant("margin dropped", r"delta \+ margin", "delta", norm="l2", loss="hinge"),
+    Plant("margin dropped", r"margin \+ unscaled", "unscaled", norm="l2-squared", loss="hinge"),
+    Plant("margin subtracted", r"delta \+ margin", "delta - margin", norm="l2", loss="hinge"),
+    Plant("margin subtracted", r"margin \+ unscaled", "-margin + unscaled", norm="l2-squared", loss="hinge"),
     # stability
     Plant("1 - s", r"q = _sigmoid\(-z\)", "q = 1 - s", loss="softmax-mse", seen_by="gradient"),
     Plant("1 - q", r" s = _sigmoid\(z\)", " s = 1 - _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
@@ -85,7 +87,7 @@ PLANTS = [
     Plant("s and q swapped", r" s = _sigmoid\(z\)", " s = _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
     Plant(
         "squared distances by their Gram expansion",
-        r"np\.sum\(u \* u, axis=1, dtype=np\.float64\)",
+        r"_sum\(u \* u\)",
         "np.sum(x[:, k]**2, axis=1) - 2*np.sum(x[:, k]*x_pos[:, k], axis=1) + np.sum(x_pos[:, k]**2, axis=1)",
         norm="l2",
     ),
@@ -93,21 +95,31 @@ PLANTS = [
     Plant("positive and negative swapped", r"block = x\[rows\], .*", "block = x[rows], x_neg[rows], x_pos[rows]"),
     Plant("anchor and positive swapped", r"block = x\[rows\], .*", "block = x_pos[rows], x[rows], x_neg[rows]"),
     Plant("gradients returned in the wrong order", r"(x\.dtype\), gradients)", r"\1[::-1]", seen_by="gradient"),
-    Plant("wrong index read", r"u = x\[:, k\] - x_pos\[:, k\]", "u = x[:, k] - x_pos[:, :1]"),
-    Plant("wrong index read", r"u = x\[:, k\] - x_pos\[:, k\]", "u = x[:, k] - x_pos[:, 0]"),
+    Plant("wrong index read", r"x\[:, k\] - x_pos\[:, k\]", "x[:, k] - x_pos[:, :1]"),
+    Plant("wrong index read", r"x\[:, k\] - x_pos\[:, k\]", "x[:, k] - x_pos[:, 0]"),
     Plant("wrong index written", r"grad_x_neg\[:, k\] =", "grad_x_neg[:, 0] ="),
-    Plant("wrong embedding", r"v = x\[:, k\] - x_neg\[:, k\]", "v = x[:, k] - x_pos[:, k]"),
+    Plant("wrong embedding", r"x\[:, k\] - x_neg\[:, k\]", "x[:, k] - x_pos[:, k]"),
     Plant("output not written", r"( +)grad_x_pos\[:, k\] = .*", r"\1pass"),
     Plant(
         "value takes positive for negative",
         r"_row\(x\[rows\], x_pos\[rows\], x_neg",
         "_row(x[rows], x_neg[rows], x_pos",
     ),
+    # rows whose sums leave the range
+    Plant("second pass left out", r"\(False, True\)", "(True,)", norm="l2", seen_by="gradient"),
+    Plant("scales ignored", r"a \* scale\[:, None\]", "a", norm="l2", seen_by="gradient"),
+    Plant(
+        "the row before has the scale", r"scale\[:, None\]", "np.roll(scale, 1)[:, None]", norm="l2", seen_by="gradient"
+    ),
+    Plant("a distance left scaled", r"scaled_pos / scale_sum_pos", "scaled_pos", norm="l2", seen_by="loss"),
+    Plant("too small a scale", r"2\.0\*\*106", "2.0**57", norm="l2", seen_by="gradient"),
+    Plant("squares below the threshold", r"2\.0\*\*-(126|102)", "2.0**-149", norm="l2", seen_by="gradient"),
+    Plant("an overflow not noticed", r"<= np\.finfo\(dtype\)\.max", "<= np.inf", norm="l2", seen_by="gradient"),
     # blocks of rows and pieces of columns
     Plant("last row of a block left out", r"slice\(at, at \+ rows\)", "slice(at, at + rows - 1)"),
     Plant("rows beyond a block taken for its own", r"gradient\[rows\] for", "gradient[:rows.stop - rows.start] for"),
     Plant("column of the next piece counted twice", r"slice\(at, at \+ _PIECE\)", "slice(at, at + _PIECE + 1)"),
-    Plant("sum of the last piece only", r" \+= np", " = np"),
+    Plant("sum of the last piece only", r" \+= _sum", " = _sum"),
 ]
 
 CASES = [
