@@ -108,9 +108,6 @@ PLANTS = [
     # rows whose sums leave the range
     Plant("second pass left out", r"\(False, True\)", "(True,)", norm="l2", seen_by="gradient"),
     Plant("scales ignored", r"a \* scale\[:, None\]", "a", norm="l2", seen_by="gradient"),
-    Plant(
-        "the row before has the scale", r"scale\[:, None\]", "np.roll(scale, 1)[:, None]", norm="l2", seen_by="gradient"
-    ),
     Plant("a distance left scaled", r"scaled_pos / scale_sum_pos", "scaled_pos", norm="l2", seen_by="loss"),
     Plant("too small a scale", r"2\.0\*\*106", "2.0**57", norm="l2", seen_by="gradient"),
     Plant("squares below the threshold", r"2\.0\*\*-(126|102)", "2.0**-149", norm="l2", seen_by="gradient"),
