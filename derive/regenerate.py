@@ -239,11 +239,17 @@ def check(products: Iterable[Product], root: Path, complete: bool) -> list[Drift
         expected = {path for product in everything for path in targets()[product.target].paths(product.objective)}
         left = _left_alone(_manifest_entries(root) or [], everything)
         expected |= {path for entry in left for path in entry.get("files") or {}}
-        extra = [path for path in _generated_files(root) if path not in expected]
+        unasked = _unasked(everything)
+        extra = [p for p in _generated_files(root) if p not in expected and p.partition("/")[0] not in unasked]
         drift += [Drift(path, "extra", (f"rm {shlex.quote(str(root / path))}",)) for path in extra]
     if not lacking and (manifest := _compare_manifest(root, products, complete)):
         drift.insert(0, manifest)
     return drift
+
+
+def _unasked(products: Iterable[Product]) -> set[str]:
+    """The targets that have to be named, and were not: their files are nobody's business here."""
+    return {name for name, target in targets().items() if not target.in_all} - {product.target for product in products}
 
 
 def _left_alone(entries: Iterable[dict[str, Any]], products: Sequence[Product]) -> list[dict[str, Any]]:
@@ -251,7 +257,7 @@ def _left_alone(entries: Iterable[dict[str, Any]], products: Sequence[Product]) 
 
     That is a target that has to be named, normalized embeddings, and a loss of one's own.
     """
-    unasked = {name for name, target in targets().items() if not target.in_all} - {p.target for p in products}
+    unasked = _unasked(products)
     normalize = {product.objective.normalize for product in products}
     own = any(product.objective.loss.source for product in products)
     return [
