@@ -108,7 +108,7 @@ def test_composed_and_fused_nets_learn_digits_alike(images: str, sizes: list[str
     begun, ended = numbers(fused)
     assert ended < 0.8 * begun
     assert max(numbers(apart)) < 5e-3
-    assert by_composed == by_fused
+    assert numbers(by_composed) == pytest.approx(numbers(by_fused), abs=1)  # a hundredth of the images
     assert min(numbers(by_fused)) > 80  # in forty steps
     assert min(numbers(pixels[-1][1])) > 90
     more = [own - other for own, other in zip(numbers(by_fused), numbers(pixels[-1][1]), strict=True)]

@@ -89,7 +89,7 @@ def test_which_kernels_have_scales_and_which_the_full_range(
     }  # products with unit vectors are not
     assert set(found.scales) == (scalable if scaled else set())
     if not scaled:
-        assert found.kernel is kernel
+        assert found.kernel == kernel
 
 
 @with_scales

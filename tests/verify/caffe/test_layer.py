@@ -105,7 +105,7 @@ class Plant:
 
 
 CPP, HPP, CU, OWN, TEST = "_layer.cpp", ".hpp", ".cu", "its own test", ""
-ONE, TO_LOSS = r"\(top\[0\]->cpu_diff\(\)\[0\]\)", "(top[0]->cpu_diff()[0])"
+ONE, TO_LOSS = r"top\[0\]->cpu_diff\(\)\[0\]", "top[0]->cpu_diff()[0]"
 PLANTS = [
     Plant("sign of grad_x_pos flipped", HPP, "grad_x_pos = -u", "grad_x_pos = u", "gradient"),
     Plant("factor 2 of the loss missing", HPP, r"= T\(2\) \* s \* s", "= s * s", "loss"),
@@ -118,11 +118,11 @@ PLANTS = [
     Plant("gradients swapped", CPP, r"(grad_x_\w+ =.*)bottom\[([12])", r"\1bottom[3 - \2", "gradient"),
     Plant("batch factor of the loss missing", CPP, "= loss / rows", "= loss", "mean and sum"),
     Plant("batch factor of the gradients missing", CPP, f"{ONE} / rows", TO_LOSS, "gradient"),
-    Plant("loss_weight ignored", CPP, ONE, "(top.size())", "gradient"),
+    Plant("loss_weight ignored", CPP, ONE, "Dtype(top.size())", "gradient"),
     Plant("weights of the first row for all", CPP, r"restore\(saved \+ i \* weight_count", "restore(saved", "gradient"),
-    Plant("last component left out", CPP, r"k < dim; \+\+k", "k < dim - 1; ++k", "loss"),
-    Plant("last component without a gradient", CPP, r"k < end; \+\+k", "k < end - 1; ++k", "gradient"),
-    Plant("last lane left out", CPP, r"j < lanes; (\+\+j\) \{\n    sums)", r"j < lanes - 1; \1", "loss"),
+    Plant("last component left out", CPP, r"k < end; (\+\+k\) \{\n      accumulate)", r"k < end - 1; \1", "loss"),
+    Plant("last component without a gradient", CPP, r"k < end; (\+\+k\) \{\n      propagate)", r"k < end - 1; \1", "gradient"),
+    Plant("last lane left out", CPP, r"j < lanes; (\+\+j\) \{\n      sum_)", r"j < lanes - 1; \1", "loss"),
     Plant("gradient of the first row for all", CPP, r"\? grad_x \+ k", "? grad_x + k - i * dim", "gradient"),
     Plant("gradient added to what was there", CPP, r"grad_x_neg\[j\] =", "grad_x_neg[j] +=", "gradient"),
     # nets do not show these
