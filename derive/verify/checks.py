@@ -24,7 +24,7 @@ EMBEDDINGS = ("x", "x_pos", "x_neg")
 DIMS = (5_003,)
 """Numbers of components at which no code should do anything of its own."""
 
-_SHAPES = ((40_003, 2), (3, 10_007))
+_SHAPES = ((40_003, 2), (3, 10_006))  # columns: an even number, of which none keeps its lane when reversed
 _ORDER_BOUND = 64.0  # a running sum of 10,007 float32 terms, in another order, differs by some tens
 
 

@@ -121,7 +121,7 @@ PLANTS = [
     Plant("loss_weight ignored", CPP, ONE, "Dtype(top.size())", "gradient"),
     Plant("weights of the first row for all", CPP, r"restore\(saved \+ i \* weight_count", "restore(saved", "gradient"),
     Plant("last component left out", CPP, r"k < end; (\+\+k\) \{\n      accumulate)", r"k < end - 1; \1", "loss"),
-    Plant("last component without a gradient", CPP, r"k < end; (\+\+k\) \{\n      propagate)", r"k < end - 1; \1", "gradient"),
+    Plant("last gradient left out", CPP, r"k < end; (\+\+k\) \{\n      propagate)", r"k < end - 1; \1", "gradient"),
     Plant("last lane left out", CPP, r"j < lanes; (\+\+j\) \{\n      sum_)", r"j < lanes - 1; \1", "any order"),
     Plant("gradient of the first row for all", CPP, r"\? grad_x \+ k", "? grad_x + k - i * dim", "gradient"),
     Plant("gradient added to what was there", CPP, r"grad_x_neg\[j\] =", "grad_x_neg[j] +=", "gradient"),
