@@ -8,6 +8,7 @@ stable or printed; add an entry, and every target, proof and check follows.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,15 @@ RESERVED = frozenset(
         *("grad_x", "grad_x_pos", "grad_x_neg", "reduction", "out", "rows", "dim", "upstream", "factor", "stream"),
     }
 )
-"""What generated code calls its own variables."""
+_RESERVED = re.compile(
+    r"(t|z|s|q)\d+|(weight|slope|sum|scale|scaled|unscaled)_?(pos|neg|\d).*|np|parameters|row|sums"
+    r"|(inverse|unit|square|along|norm|dot|g)_x.*"
+)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether generated code calls a variable of its own so."""
+    return name in RESERVED or bool(_RESERVED.fullmatch(name))
 
 
 DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "real": ""})
@@ -95,7 +104,7 @@ class _Entry:
     def _parsed(self, text: str, scalars: tuple[str, ...], vectors: tuple[str, ...]) -> Definition:
         try:
             for parameter in self.parameters:
-                if parameter.name in (*scalars, *vectors, *RESERVED):
+                if parameter.name in (*scalars, *vectors) or is_reserved(parameter.name):
                     raise UsageError(f"a parameter cannot be called {parameter.name!r}: generated code uses that name")
             return Definition(text, (*scalars, *(p.name for p in self.parameters)), vectors)
         except UsageError as error:

@@ -21,7 +21,7 @@ from typing import Any
 
 import mpmath
 
-from .catalogue import DOMAINS, LOSSES, Loss, Parameter, Singularity
+from .catalogue import DOMAINS, LOSSES, Loss, Parameter, Singularity, is_reserved
 from .errors import DefinitionError, UsageError
 from .expression import FUNCTIONS, REDUCTIONS
 from .highprecision import DISTANCES as _GRID
@@ -34,13 +34,6 @@ _CPP_WORDS = (
     "signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using "
     "virtual void volatile while xor"
 )
-_TAKEN = re.compile(
-    r"(t|z|s|q)\d+|(weight|slope|sum|scale|scaled|unscaled)_?(pos|neg|\d).*|np|parameters|row|sums"
-    r"|(inverse|unit|square|along|norm|dot|g)_x.*"
-)
-"""Names that generated code gives itself."""
-
-
 # ---------------------------------------------------------------- from text
 
 
@@ -167,7 +160,7 @@ def _parameter(text: str, meaning: str = "") -> Parameter:
     if (
         name in {*FUNCTIONS, *REDUCTIONS, *_CPP_WORDS.split(), *dir(builtins)}
         or keyword.iskeyword(name)
-        or _TAKEN.fullmatch(name)
+        or is_reserved(name)
     ):
         raise UsageError(f"a parameter cannot be called {name!r}: generated code uses that word")
     return Parameter(name, _number(text, default), kind, meaning or "a parameter of the loss")

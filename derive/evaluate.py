@@ -14,9 +14,9 @@ import mpmath
 import sympy as sp
 
 from .functions import Node
+from .symbols import k, l
 
-# the indices in the abbreviation of a vector, and of a matrix
-_INDICES = tuple(sp.Symbol(name, integer=True, positive=True) for name in "kl")
+_INDICES = (k, l)  # in the abbreviation of a vector, and of a matrix
 _DIFFERENCE_DIGITS = 30  # central differences with this step err by about its square
 
 

@@ -224,6 +224,7 @@ def check(products: Iterable[Product], root: Path, complete: bool) -> list[Drift
 
     complete: the products are all that belongs in the tree, so that any other generated file is extra.
     """
+    recorded = _manifest_entries(root) or []
     everything = list(products)
     lacking = [product for product in everything if product.lacks]
     products = [product for product in everything if not product.lacks]
@@ -237,12 +238,12 @@ def check(products: Iterable[Product], root: Path, complete: bool) -> list[Drift
     drift += [Drift(p.command, "not compared", (), f"{p.command}: {p.lacks}\n") for p in lacking]
     if complete:
         expected = {path for product in everything for path in targets()[product.target].paths(product.objective)}
-        left = _left_alone(_manifest_entries(root) or [], everything)
+        left = _left_alone(recorded, everything)
         expected |= {path for entry in left for path in entry.get("files") or {}}
         unasked = _unasked(everything)
         extra = [p for p in _generated_files(root) if p not in expected and p.partition("/")[0] not in unasked]
         drift += [Drift(path, "extra", (f"rm {shlex.quote(str(root / path))}",)) for path in extra]
-    if not lacking and (manifest := _compare_manifest(root, products, complete)):
+    if not lacking and (manifest := _compare_manifest(root, recorded, products, complete)):
         drift.insert(0, manifest)
     return drift
 
@@ -274,10 +275,11 @@ def _command(product: Product, root: Path) -> str:
     return f"{product.command} -o {shlex.quote(str(root))}{force}"
 
 
-def _compare_manifest(root: Path, products: Sequence[Product], complete: bool) -> Drift | None:
+def _compare_manifest(
+    root: Path, recorded: Sequence[dict[str, Any]], products: Sequence[Product], complete: bool
+) -> Drift | None:
     """Writing a product corrects its own entry only; entries of nothing go with the whole manifest."""
     expected = {_key(_entry(product)): _entry(product) for product in products}
-    recorded = _manifest_entries(root) or []
     others = [entry for entry in recorded if _key(entry) not in expected]
     left = _left_alone(others, products) if complete else []
     others = [entry for entry in others if entry not in left]

@@ -63,6 +63,11 @@ class Rescaled:
     scales: Mapping[str, sp.Symbol]
     full_range: bool = False
 
+    @property
+    def saved_count(self) -> int:
+        """How many numbers forward leaves for backward of a row: what the maps need to know, and the scales."""
+        return len(self.kernel.saved) + len(self.scales)
+
 
 @cache
 def rescale(kernel: RowKernel) -> Rescaled:

@@ -140,7 +140,7 @@ class KernelRunner:
         self.stem, self.dtype, self.module, self.new_device = product.objective.stem, dtype, module, new_device
         self.scalar = FLOAT_TYPES[dtype]
         self.names = [parameter.name for parameter in product.objective.parameters]
-        self.weights = len(product.kernel.saved) + len(rescale(product.kernel).scales)
+        self.weights = rescale(product.kernel).saved_count
 
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"

@@ -60,7 +60,7 @@ def regimes(
     defined, where squares of parts of its formula leave the range of the type, or where rounding decides on which side
     of a kink it is.
     """
-    own = bool(objective.loss.source or objective.loss.undefined)
+    own = _is_own(objective)
     for regime in _regimes(objective, dtype, parameters, dims, full_range):
         rows = [row for row in range(len(regime.x)) if not own or _is_judged(objective, regime, row, dtype)]
         if len(rows) == len(regime.x):
@@ -71,7 +71,7 @@ def regimes(
 
 def unjudged(objective: Objective, dtypes: Sequence[str], parameters: Mapping[str, float]) -> tuple[str, ...]:
     """The regimes that have rows which are left out, each with the float type."""
-    if not (objective.loss.source or objective.loss.undefined):
+    if not _is_own(objective):
         return ()
     return tuple(
         f"{regime.name} ({dtype})"
@@ -81,13 +81,25 @@ def unjudged(objective: Objective, dtypes: Sequence[str], parameters: Mapping[st
     )
 
 
+def _is_own(objective: Objective) -> bool:
+    """Whether the loss is a user's own, or has points without a value, as only such a loss has."""
+    return bool(objective.loss.source or objective.loss.undefined)
+
+
+def _distances(
+    objective: Objective, row: Sequence[Sequence[float]], parameters: Mapping[str, float]
+) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """The distances of a triplet of embeddings, at the current mpmath precision."""
+    x, x_pos, x_neg = ([mpmath.mpf(float(component)) for component in embedding] for embedding in row)
+    return distance_between(objective, x, x_pos, parameters), distance_between(objective, x, x_neg, parameters)
+
+
 def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
     """Whether accuracy means something at a row of a regime."""
     loss, parameters = objective.loss, regime.parameters
-    x, x_pos, x_neg = ([mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings)
     computed = FORMATS[FORMATS[dtype].computed_in]
     with mpmath.workdps(400):
-        d_pos, d_neg = (distance_between(objective, x, other, parameters) for other in (x_pos, x_neg))
+        d_pos, d_neg = _distances(objective, [embedding[row] for embedding in regime.embeddings], parameters)
         if any(locus_value(loss, of.locus, d_pos, d_neg, parameters) == 0 for of in loss.undefined):
             return False
         if largest_part(loss, d_pos, d_neg, parameters) ** 2 > computed.largest:
@@ -161,8 +173,7 @@ def _is_beside_a_kink(objective: Objective, regime: Regime, dtype: str) -> bool:
     """Whether a row is nearer to a kink of the loss than the type can tell: distances of 1e-60 beside a margin of 0."""
     least = FORMATS[FORMATS[dtype].computed_in].tiny
     for rows in zip(*regime.embeddings, strict=True):
-        x, *others = ([mpmath.mpf(float(component)) for component in row] for row in rows)
-        d_pos, d_neg = (distance_between(objective, x, other, regime.parameters) for other in others)
+        d_pos, d_neg = _distances(objective, rows, regime.parameters)
         for singularity in objective.loss.singularities:
             locus = locus_value(objective.loss, singularity.locus, d_pos, d_neg, regime.parameters)
             if 0 < abs(locus) < least:
@@ -199,8 +210,7 @@ def _degree(objective: Objective) -> float:
 
 def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
     """For each kink of the loss, a parameter that puts `_ON_THE_KINK` exactly on it, without rounding."""
-    x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in _ON_THE_KINK[objective.normalize])
-    d_pos, d_neg = (distance_between(objective, x, other, parameters) for other in (x_pos, x_neg))
+    d_pos, d_neg = _distances(objective, _ON_THE_KINK[objective.normalize], parameters)
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 

@@ -90,7 +90,7 @@ class KernelRunner:
     def __init__(self, product: Product, text: str) -> None:
         self.module = ptx.load(text, _names(text))
         self.parameters = [parameter.name for parameter in product.objective.parameters]
-        self.weights = len(product.kernel.saved) + len(rescale(product.kernel).scales)
+        self.weights = rescale(product.kernel).saved_count
 
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
