@@ -498,11 +498,11 @@ def page(results: Results, plotted: bool = True) -> str:
         *answer(results),
         "",
         *(["![Time and memory of the composed and the fused loss](caffe.svg)", ""] if plotted else []),
-        "## Where the aims are missed",
+        "## The aims",
         "",
         f"The aims: one layer is at least {AIMS['time']:g} times faster than the chain, and takes at least "
         f"{AIMS['memory']:g} times less memory, inputs and gradients included. Of {judged(results)} figures, "
-        f"{len(missed)} miss them{':' if missed else '.'}",
+        f"{len(missed) or 'none'} miss{'' if len(missed) > 1 else 'es'} them{':' if missed else '.'}",
         "",
         *(f"- {line}" for line in missed),
         *([""] if missed else []),
@@ -512,7 +512,8 @@ def page(results: Results, plotted: bool = True) -> str:
         "them, too. A shorter chain, as that of the hinge, leaves less to save. And the larger a batch, the closer the "
         "fused layer is to the copy, which it cannot beat: forward it reads three arrays, backward it reads them again "
         "and writes three, of which a processor reads each line before it writes it. OpenBLAS brings the chain close "
-        "to the speed of memory as well, and then the ratio is that of how often the two pass over it.",
+        "to the speed of memory as well, and then the ratio is that of how often the two pass over it. With default "
+        "threads it has all cores of the machine, and the fused layer one.",
         "",
         "## Time",
         "",
