@@ -101,6 +101,13 @@ class step(Node):  # noqa: N801
         return sp.S.Zero
 
 
+def _signed_factor(z: sp.Expr) -> tuple[int, sp.Expr, sp.Expr]:
+    """`z` as a sign times a positive factor times the rest, a number being no rest."""
+    sign = -1 if z.could_extract_minus_sign() else 1
+    size = sp.Mul(*(f for f in sp.Mul.make_args(sign * z) if f.is_Symbol and f.is_positive))
+    return sign, size, sign * z / size
+
+
 class absolute(Node):  # noqa: N801
     """The absolute value, whose derivative at 0 is 0."""
 
@@ -109,8 +116,11 @@ class absolute(Node):  # noqa: N801
 
     @classmethod
     def eval(cls, z: sp.Expr) -> sp.Expr | None:
-        """|-z| is |z|."""
-        return cls(-z) if z.could_extract_minus_sign() else None
+        """|c*z| is |c|*|z| for a positive or negative c."""
+        if z.is_extended_nonnegative:
+            return z
+        sign, size, rest = _signed_factor(z)
+        return size * cls(rest) if (sign, size) != (1, 1) else None
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:
@@ -127,6 +137,12 @@ class signum(Node):  # noqa: N801
     """-1, 0 or 1; unlike SymPy's its derivative is 0, and no distribution."""
 
     spelled_out = "-1, 0 or 1"
+
+    @classmethod
+    def eval(cls, z: sp.Expr) -> sp.Expr | None:
+        """It is that of z for c*z with a positive c, and minus that with a negative one."""
+        sign, size, rest = _signed_factor(z)
+        return sign * cls(rest) if (sign, size) != (1, 1) else None
 
     @classmethod
     def evaluate(cls, *values: Any) -> Any:
@@ -187,6 +203,24 @@ class tanh(Node):  # noqa: N801
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         (z,) = self.args
         return 4 * sigmoid(2 * z) * sigmoid(-2 * z)
+
+
+class hypot(Node):  # noqa: N801
+    """sqrt(a^2 + b^2), where the squares may be beyond the range of a type."""
+
+    is_nonnegative = True
+    spelled_out = "sqrt(a^2 + b^2)"
+    variables = ("a", "b")
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return mpmath.hypot(*values)
+
+    def definition(self) -> sp.Expr:
+        return sp.sqrt(self.args[0] ** 2 + self.args[1] ** 2)
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return self.args[argindex - 1] / self
 
 
 class logaddexp(Node):  # noqa: N801
@@ -255,9 +289,36 @@ class masked_ratio(Node):  # noqa: N801
         return self.args[0] / self.args[1]
 
 
+class quotient(Node):  # noqa: N801
+    """a/b, divided where it stands: (a/b)/b must not become a/b^2, which may overflow."""
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        a, b = values
+        return a / b
+
+    def definition(self) -> sp.Expr:
+        return self.args[0] / self.args[1]
+
+
+class product(Node):  # noqa: N801
+    """a*b, multiplied where it stands: a is computed before."""
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        a, b = values
+        return a * b
+
+    def definition(self) -> sp.Expr:
+        return self.args[0] * self.args[1]
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return self.args[2 - argindex]
+
+
 NODES = (
     *(sigmoid, softplus, positive_part, step, absolute, signum),
-    *(log1p, expm1, tanh, logaddexp, select, masked_ratio),
+    *(log1p, expm1, tanh, hypot, logaddexp, select, masked_ratio),
 )
 OF_ONE_ARGUMENT = (sigmoid, softplus, positive_part, step, absolute, signum, log1p, expm1, tanh)
 """Whose argument gets a name in a loss."""

@@ -17,7 +17,7 @@ from . import symbols
 from .differentiate import Derivation
 from .errors import StepError
 from .evaluate import evaluate
-from .functions import masked_ratio
+from .functions import hypot, masked_ratio, product, quotient
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
 from .lemmas import Term
 from .normalization import Normalization
@@ -75,8 +75,34 @@ def _reductions(derivation: Derivation) -> tuple[list[Reduction], list[Assignmen
         names = _sum_names(derivation, which, other)
         for total, symbol in names.items():
             reductions.append(Reduction(symbol, _component(total.function.subs(symbols.i, symbols.k), other)))
-        distances.append(Assignment(which, derivation.distance.value.xreplace({symbols.y: other}).xreplace(names)))
+        value = _in_roots(derivation.distance.value.xreplace({symbols.y: other}).xreplace(names))
+        distances += [Assignment(_root(s), sp.sqrt(s)) for s in names.values() if value.has(_root(s))]
+        distances.append(Assignment(which, _without_cancelling(value)))
     return reductions, distances
+
+
+def _root(total: sp.Symbol) -> sp.Symbol:
+    return sp.Symbol(total.name.replace("sum", "root"), nonnegative=True)
+
+
+def _in_roots(expr: sp.Expr) -> sp.Expr:
+    """sqrt(sum + b^2) as the hypotenuse of sqrt(sum) and b: sums of squares leave the range of a type before these."""
+
+    def rewritten(power: sp.Pow) -> sp.Expr:
+        totals = [term for term in power.base.args if term.is_Symbol and term.name.startswith("sum_")]
+        leg = sp.sqrt(power.base - sp.Add(*totals))
+        return hypot(_root(totals[0]), leg) ** (2 * power.exp) if len(totals) == 1 and leg.is_Symbol else power
+
+    return expr.replace(lambda e: e.is_Pow and abs(e.exp) == sp.S.Half and e.base.is_Add, rewritten)
+
+
+def _without_cancelling(distance: sp.Expr) -> sp.Expr:
+    """hypot(a, b) - b as a*(a/(hypot(a, b) + b)), in which nothing is subtracted."""
+    for hypotenuse in distance.atoms(hypot):
+        a, b = hypotenuse.args
+        if distance == hypotenuse - b:
+            return product(a, quotient(a, hypotenuse + b))
+    return distance
 
 
 def _sum_names(derivation: Derivation, which: sp.Symbol, other: sp.IndexedBase) -> dict[sp.Sum, sp.Symbol]:
@@ -104,7 +130,7 @@ def _in_differences(expr: sp.Expr) -> sp.Expr:
         written = expr.xreplace({first: symbol - second})
         if not written.has(X, X_POS, X_NEG):
             return written
-    return expr
+    return sp.Add(*map(_in_differences, expr.args)) if expr.is_Add else expr
 
 
 # ---------------------------------------------------------------- phases 2 and 3
@@ -145,7 +171,7 @@ def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol
     factor = sp.cancel(term.coefficient.xreplace(sums) / slope)
     if _divides(factor) and not _divides(term.coefficient):
         return term.coefficient.xreplace(sums)  # the slope vanishes with the distance: there is nothing to mask
-    return factor * slope_names[term.slope]
+    return _in_roots(factor) * slope_names[term.slope]
 
 
 def _divides(coefficient: sp.Expr) -> bool:
@@ -175,9 +201,8 @@ def _in_difference_of_distances(kernel: RowKernel, derivation: Derivation) -> Ro
     sum((x_neg - x_pos)*((x - x_pos) + (x - x_neg))): it keeps the digits that the difference of two nearly equal sums
     loses.
     """
-    is_distance = [a.symbol in (d_pos, d_neg) for a in kernel.scalars]
-    distances = tuple(a for a, is_one in zip(kernel.scalars, is_distance, strict=True) if is_one)
-    rest = tuple(a for a, is_one in zip(kernel.scalars, is_distance, strict=True) if not is_one)
+    end = [a.symbol for a in kernel.scalars].index(d_neg) + 1
+    distances, rest = kernel.scalars[:end], kernel.scalars[end:]
     rewritten = tuple(a if a.symbol in kernel.weights else replace(a, value=_in_delta(a.value)) for a in rest)
     if any(a.value.has(d_pos, d_neg) for a in rewritten if a.symbol not in kernel.weights):
         return kernel

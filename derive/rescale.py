@@ -11,43 +11,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
-from typing import Any
 
 import mpmath
 import sympy as sp
 
 from . import symbols
 from .errors import StepError
-from .functions import Node, masked_ratio
+from .functions import masked_ratio, product, quotient
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
 from .steps import DIGITS, Setting
-
-
-class quotient(Node):  # noqa: N801 - SymPy functions are named as they print
-    """a/b, divided where it stands: (a/b)/b must not become a/b^2, which may overflow."""
-
-    @classmethod
-    def evaluate(cls, *values: Any) -> Any:
-        a, b = values
-        return a / b
-
-    def definition(self) -> sp.Expr:
-        return self.args[0] / self.args[1]
-
-
-class product(Node):  # noqa: N801
-    """a*b, multiplied where it stands: a is computed before."""
-
-    @classmethod
-    def evaluate(cls, *values: Any) -> Any:
-        a, b = values
-        return a * b
-
-    def definition(self) -> sp.Expr:
-        return self.args[0] * self.args[1]
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return self.args[2 - argindex]
 
 
 @dataclass(frozen=True)
@@ -215,12 +187,15 @@ def _in_place(value: sp.Expr, inverses: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
 
 
 def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol], scales: Collection[str]) -> bool:
-    """Whether the loss depends on d_pos - d_neg alone, which is one sum or made of distances of degree 1."""
+    """Whether the loss depends on d_pos - d_neg alone, which is one sum or made of scalars of degree 1."""
     distances = {symbols.d_pos, symbols.d_neg}
     if not any(a.value.free_symbols & distances for a in kernel.scalars):
         return [r.symbol.is_nonnegative for r in kernel.stages[-1].reductions if r.name in scales] == [None]
-    rest = (a for a in kernel.scalars if a.symbol not in kernel.weights and a.value != symbols.d_pos - symbols.d_neg)
-    return homogeneous == distances and not any(a.value.free_symbols & distances for a in rest)
+    last = kernel.stages[-1]
+    rest = [a for a in last.scalars if a.symbol not in kernel.weights and a.value != symbols.d_pos - symbols.d_neg]
+    reduced = {r.symbol for r in last.reductions}
+    made_of_sums = {a.symbol for a in rest if a.value.free_symbols & reduced}
+    return homogeneous == made_of_sums and not any(a.value.free_symbols & distances for a in rest)
 
 
 def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol]) -> sp.Expr | None:

@@ -55,10 +55,6 @@ def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:
     return sp.Sum(term(i), (i, 1, n))
 
 
-def _absolute(z: sp.Expr) -> sp.Expr:
-    return sp.Abs(z) if z.is_extended_real else absolute(z)  # SymPy differentiates |z| for a real z only
-
-
 def _maximum(first: sp.Expr, second: sp.Expr) -> sp.Expr:
     """The first where both are equal; SymPy's Max, which does not know an order, for max(0, z) only."""
     return sp.Max(first, second) if first == 0 else select(second - first, second, first)
@@ -75,7 +71,7 @@ SYMPY = Algebra(
         "log": sp.log,
         "log1p": lambda z: sp.log(1 + z),
         "sqrt": sp.sqrt,
-        "abs": _absolute,
+        "abs": absolute,
         "tanh": tanh,
         "max": _maximum,
         "min": _minimum,

@@ -21,8 +21,8 @@ class CppPrinter(InfixPrinter):
         "log1p": "log_of_one_plus",
         "expm1": "exponential_minus_one",
         "tanh": "hyperbolic_tangent",
+        "hypot": "hypotenuse",
         "logaddexp": "log_of_sum_of_exponentials",
-        "Abs": "magnitude",
         "absolute": "magnitude",
         "signum": "sign",
     }

@@ -31,11 +31,9 @@ class NumpyPrinter(InfixPrinter):
         "sqrt": "np.sqrt",
         "exp": "np.exp",
         "log": "np.log",
-        "Abs": "np.abs",
-        "sign": "np.sign",
         "absolute": "np.abs",
         "signum": "np.sign",
-        **{name: f"np.{name}" for name in ("log1p", "expm1", "tanh", "logaddexp")},
+        **{name: f"np.{name}" for name in ("log1p", "expm1", "tanh", "hypot", "logaddexp")},
         **{name: f"_{name}" for name in _HELPERS},
     }
 
@@ -60,7 +58,7 @@ class NumpyPrinter(InfixPrinter):
 
 def _map(gradient: Assignment, printer: NumpyPrinter) -> tuple[str, str, str]:
     """A gradient's name and printed value, and the scale by which that is multiplied last; '' for none."""
-    from ..rescale import product
+    from ..functions import product
 
     value, scale = gradient.value.args if isinstance(gradient.value, product) else (gradient.value, "")
     return gradient.name, printer(value), str(scale)

@@ -210,7 +210,8 @@ def _degree(objective: Objective) -> float:
 
 def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
     """For each kink of the loss, a parameter that puts `_ON_THE_KINK` exactly on it, without rounding."""
-    d_pos, d_neg = _distances(objective, _ON_THE_KINK[objective.normalize], parameters)
+    with mpmath.workdps(60):
+        d_pos, d_neg = _distances(objective, _ON_THE_KINK[objective.normalize], parameters)
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 
