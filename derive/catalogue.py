@@ -113,7 +113,18 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Distance(_Entry):
-    """d(x, y), a formula over the vectors x and y of any length."""
+    """d(x, y), a formula over the vectors x and y of any length.
+
+    on_units: for a distance of directions, the same as a formula over the unit vectors of x and y. It is what is
+        derived, and holds for zero vectors as well, each of which is its own unit vector.
+    """
+
+    on_units: str = ""
+
+    @cached_property
+    def derived(self) -> Definition:
+        """The formula that is derived: over the unit vectors of x and y if there is one, otherwise the definition."""
+        return self.parse(self.on_units or self.definition)
 
     def parse(self, text: str) -> Definition:
         return self._parsed(text, (), ("x", "y"))
@@ -165,6 +176,11 @@ class Objective:
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"{self.loss.name} on {self.distance.name}: both have a parameter {name!r}")
+
+    @property
+    def of_units(self) -> bool:
+        """Whether the loss depends on the unit vectors of the embeddings only."""
+        return self.normalize or bool(self.distance.on_units)
 
     @property
     def stem(self) -> str:
@@ -232,6 +248,13 @@ _DISTANCES = (
         definition="sqrt(sum((x - y)**2) + epsilon**2) - epsilon",
         reference=_CHARBONNIER,
         parameters=(EPSILON,),
+    ),
+    Distance(
+        name="cosine",
+        title="cosine distance, 1 less the cosine of the angle",
+        definition="1 - sum(x*y) / (sqrt(sum(x**2)) * sqrt(sum(y**2)))",
+        reference=_DEZA,
+        on_units="sum((x - y)**2) / 2",
     ),
 )
 

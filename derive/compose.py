@@ -46,9 +46,9 @@ def compose(derivation: Derivation, values: Mapping[str, float]) -> tuple[Layer,
     Raises `DefinitionError` for what Caffe has no layer for.
     """
     of, objective = derivation.loss, derivation.objective
-    first: tuple[Layer, ...] = normalize(symbols.EMBEDDINGS) if objective.normalize else ()
+    first: tuple[Layer, ...] = normalize(symbols.EMBEDDINGS) if objective.of_units else ()
     distances = symbols.distances_of(objective)
-    if objective.normalize:
+    if objective.of_units:
         distances = {which: at_units(distance) for which, distance in distances.items()}
     net = _Net({**distances, **of.abbreviations}, values, first)
     outputs = {name: output for name, value in of.introduced.items() if (output := _softmax_output(value))}

@@ -65,7 +65,7 @@ class Derivation:
     @property
     def translation_invariant(self) -> bool:
         """Whether nothing changes when all embeddings move together."""
-        return self.distance.translation_invariant and not self.objective.normalize
+        return self.distance.translation_invariant and not self.objective.of_units
 
     @property
     def lemmas(self) -> tuple[Lemma, ...]:
@@ -107,7 +107,7 @@ def differentiate(objective: Objective) -> Derivation:
     setting = Setting(tuple(symbols.EMBEDDINGS), parameters, {**distances, **loss.abbreviations})
     terms = {name: _gradient_terms(name, distance, loss) for name in symbols.EMBEDDINGS}
     gradients = {name: _gradient(name, terms[name], distance, loss, setting) for name in symbols.EMBEDDINGS}
-    normalization = through_units(loss, distances, gradients, parameters) if objective.normalize else None
+    normalization = through_units(loss, distances, gradients, parameters) if objective.of_units else None
     return Derivation(
         objective,
         distance,
@@ -115,7 +115,7 @@ def differentiate(objective: Objective) -> Derivation:
         gradients,
         terms,
         normalization.invariants if normalization else _invariants(distance, gradients, setting),
-        _bounds(distance, loss, objective.normalize),
+        _bounds(distance, loss, objective.of_units),
         find_kinks(objective),
         setting,
         normalization,
@@ -181,11 +181,11 @@ def _invariants(distance: DistanceDerivation, gradients: Mapping[str, Lemma], se
     return (Step("the gradients sum to 0", total, sp.S.Zero, reason, setting),)
 
 
-def _bounds(distance: DistanceDerivation, loss: LossDerivation, normalize: bool) -> tuple[Bound, ...]:
+def _bounds(distance: DistanceDerivation, loss: LossDerivation, of_units: bool) -> tuple[Bound, ...]:
     slope = bound_slope(loss.slopes[d_pos].result, loss.abbreviations)
     if slope is None:
         return ()
     length = sp.sqrt(distance.gradient_norm.result)
-    if length.free_symbols or normalize:  # a gradient is the larger the shorter its embedding is
+    if length.free_symbols or of_units:  # a gradient is the larger the shorter its embedding is
         return (slope,)
     return slope, Bound("x_pos", slope.limit * length, slope.s, slope.length * length)

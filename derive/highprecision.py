@@ -80,8 +80,21 @@ def _own(entry: Distance | Loss, parameters: Mapping[str, Any]) -> dict[str, Any
 
 def distance_value(distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
     """d(x, y) for two sequences of mpmath numbers."""
+    if distance.on_units and not (any(x) and any(y)):  # the definition has no value there
+        return value_on_units(distance, unit(x), unit(y), parameters)
+    return _read_distance(distance, distance.formula, x, y, parameters)
+
+
+def value_on_units(distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+    """The distance of two unit vectors, or zero vectors, as a function of their components."""
+    return _read_distance(distance, distance.derived, x, y, parameters)
+
+
+def _read_distance(
+    distance: Distance, formula: Definition, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]
+) -> Any:
     vectors = {"x": x.__getitem__, "y": y.__getitem__}
-    return distance.formula.read(_algebra(len(x)), _own(distance, parameters), vectors)
+    return formula.read(_algebra(len(x)), _own(distance, parameters), vectors)
 
 
 def unit(x: Sequence[Any]) -> list[Any]:

@@ -197,7 +197,7 @@ def _masked(coefficient: sp.Expr) -> sp.Expr:
 def _in_difference_of_distances(kernel: RowKernel, derivation: Derivation) -> RowKernel:
     """The loss and its slopes in delta = d_pos - d_neg, where they depend on nothing else.
 
-    Where the distance is itself a sum, delta is one sum too. For squared distances that is
+    Where the distance is itself a sum, or a number times one, delta is one sum too. For squared distances that is
     sum((x_neg - x_pos)*((x - x_pos) + (x - x_neg))): it keeps the digits that the difference of two nearly equal sums
     loses.
     """
@@ -206,10 +206,11 @@ def _in_difference_of_distances(kernel: RowKernel, derivation: Derivation) -> Ro
     rewritten = tuple(a if a.symbol in kernel.weights else replace(a, value=_in_delta(a.value)) for a in rest)
     if any(a.value.has(d_pos, d_neg) for a in rewritten if a.symbol not in kernel.weights):
         return kernel
-    if not isinstance(derivation.distance.value, sp.Sum):
+    factor, total = derivation.distance.value.as_coeff_Mul()
+    if not isinstance(total, sp.Sum):
         return kernel.with_scalars((*distances, Assignment(_DELTA, d_pos - d_neg), *rewritten))
     pos, neg = kernel.reductions
-    reduction = Reduction(_DELTA, sp.factor(pos.term - neg.term).xreplace({U - V: W, V - U: -W}))
+    reduction = Reduction(_DELTA, sp.factor(factor * (pos.term - neg.term)).xreplace({U - V: W, V - U: -W}))
     values = derivation.setting.abbreviations
     Step(
         "difference of sums",

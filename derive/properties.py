@@ -122,7 +122,7 @@ def find_kinks(objective: Objective) -> tuple[Kink, ...]:
     catalogue that is differentiable at a point that it calls singular.
     """
     with mpmath.workdps(60):
-        zero = (_jump_at_zero(objective),) if objective.normalize else ()
+        zero = (_jump_at_zero(objective),) if objective.of_units else ()
         return (*_kinks_of_distance(objective), *_kinks_of_loss(objective.loss), *zero)
 
 
@@ -142,7 +142,7 @@ def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
             convex = _is_convex(along)
             if convex is not None:
                 names = {"y": side, "x": "x"}
-                if objective.normalize:
+                if objective.of_units:
                     names = {name: f"unit_{embedding}" for name, embedding in names.items()}
                 where = re.sub(r"\b[xy](?![a-zA-Z])", partial(_renamed, names), singularity.where)
                 yield Kink(where, singularity.why, convex)

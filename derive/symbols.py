@@ -15,7 +15,7 @@ import sympy as sp
 
 from .catalogue import Distance, Loss, Objective, Parameter
 from .errors import DefinitionError
-from .expression import Algebra
+from .expression import Algebra, Definition
 from .functions import absolute, select, tanh
 
 n = sp.Symbol("n", integer=True, positive=True)
@@ -86,9 +86,18 @@ def _parameters(entry: Distance | Loss) -> dict[str, sp.Symbol]:
 
 
 def distance_of(distance: Distance, first: sp.IndexedBase, second: sp.IndexedBase) -> sp.Expr:
+    """d(first, second) as it is derived: of unit vectors if the distance is one of directions."""
+    return _read(distance, distance.derived, first, second)
+
+
+def definition_of(distance: Distance, first: sp.IndexedBase, second: sp.IndexedBase) -> sp.Expr:
     """d(first, second), written out as in its definition."""
+    return _read(distance, distance.formula, first, second)
+
+
+def _read(distance: Distance, formula: Definition, first: sp.IndexedBase, second: sp.IndexedBase) -> sp.Expr:
     vectors = {"x": lambda index: first[index], "y": lambda index: second[index]}
-    return distance.formula.read(SYMPY, _parameters(distance), vectors)
+    return formula.read(SYMPY, _parameters(distance), vectors)
 
 
 def loss_of(loss: Loss) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]:

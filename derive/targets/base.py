@@ -228,9 +228,10 @@ class Target(ABC):
         templates = _texts(self.template_root / (self.folder or self.name))
         for shared in self.shares:
             templates |= {f"{shared}/{name}": text for name, text in _texts(self.template_root / shared).items()}
+        distance = kernel.objective.distance
         inputs = {
             "version": __version__,
-            "definitions": [kernel.objective.distance.definition, kernel.objective.loss.definition],
+            "definitions": [distance.definition, *filter(None, [distance.on_units]), kernel.objective.loss.definition],
             "kernel": repr(kernel),
             "dtypes": settings.dtypes,
             "parameters": settings.values(kernel.objective),

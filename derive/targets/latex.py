@@ -54,7 +54,7 @@ class LatexTarget(Target):
             "f": proof.formulas,
             "g": proof.companion_formulas,
             "embeddings": tuple(EMBEDDINGS.items()),
-            "normalized": objective.normalize,
+            "normalized": objective.of_units,
             "vectors": entering(derivation),
             "units": UNITS,
             "at_units": AT_UNITS,

@@ -34,11 +34,11 @@ class PrototxtTarget(Target):
         large = of_embedding_size(layers, EMBEDDINGS)
         return {
             "embeddings": tuple(EMBEDDINGS),
-            "embedding": str(UNITS["x"]) if objective.normalize else "x",
+            "embedding": str(UNITS["x"]) if objective.of_units else "x",
             "layers": layers,
             "large": large,
             "copies": split(layers, (*EMBEDDINGS, *large)),
-            "squares": not objective.normalize and any("SUMSQ" in field for layer in layers for field in layer.fields),
+            "squares": not objective.of_units and any("SUMSQ" in field for layer in layers for field in layer.fields),
             "shifts": [layer.name for layer in layers if SHIFT in constants([layer])],
             "shift": single(SHIFT),
             "half_shift": single(SHIFT / 2),

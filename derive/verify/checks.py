@@ -87,7 +87,7 @@ def _checks_of_type(
             ordinary.append(regime)
     if translation_invariant:
         checks.append(_gradients_sum_to_zero(runner, ordinary, dtype))
-    if objective.normalize:
+    if objective.of_units:
         checks.append(_gradients_are_orthogonal(objective, runner, ordinary, dtype))
     checks.append(_reductions(runner, ordinary[-1], dtype))
     if shapes:

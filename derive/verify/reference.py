@@ -17,7 +17,7 @@ from typing import Any
 import mpmath
 
 from ..catalogue import Objective
-from ..highprecision import distance_between, distance_value, smooth_piece, unit
+from ..highprecision import distance_between, smooth_piece, unit, value_on_units
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
@@ -129,14 +129,14 @@ def _distance_gradients(
 
     values = _differences(distance, a, b)
     exact = [mpmath.mpf(0)] * len(a)
-    if not objective.normalize:
+    if not objective.of_units:
         return _Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
     first, second = (value if any(of) else exact for value, of in zip(values, (a, b), strict=True))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
 
     def of_units(first: Sequence[Any], second: Sequence[Any]) -> Any:
-        return distance_value(objective.distance, first, second, parameters)
+        return value_on_units(objective.distance, first, second, parameters)
 
     inner, scales = _scales(of_units, *units, together=a == b)
     with mpmath.workdps(50):

@@ -134,7 +134,7 @@ def _regimes(
     yield regime("x = x_neg", x, other, x)
     yield regime("collapsed, x = x_pos = x_neg", x, x, x)
     yield regime("near-collapsed", x, x + normal(2, 3, 1e-5), x + normal(2, 3, 1e-5))
-    if objective.normalize:
+    if objective.of_units:
         yield regime("x = 0", 0 * x, x, other)
         yield regime("x_pos = 0", x, 0 * x, other)
         yield regime("x_neg = 0", x, other, 0 * x)
@@ -165,7 +165,7 @@ def _regimes(
             embedding[:, columns] = normal(3, len(columns))
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
     for changed in _parameters_on_the_kinks(objective, parameters):
-        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
+        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK[objective.of_units])
         yield regime("on the kink", x, x_pos, x_neg, **changed)
 
 
@@ -200,18 +200,18 @@ def _far(dtype: str) -> Iterator[tuple[str, tuple[float, float, float]]]:
 
 
 def _degree(objective: Objective) -> float:
-    """The degree of homogeneity of the distance: d(t*x, t*y) = t^degree * d(x, y)."""
+    """The degree of homogeneity of the distance: d(t*x, t*y) = t^degree * d(x, y); 1 for one that has none, or 0."""
     small, large = (
         distance_value(objective.distance, [t, mpmath.mpf(0)], [mpmath.mpf(0), t], {})
         for t in (mpmath.mpf(1), mpmath.mpf(2))
     )
-    return float(mpmath.log(large / small, 2)) if small > 0 and large > 0 else 1.0
+    return float(mpmath.log(large / small, 2)) if 0 < small != large > 0 else 1.0
 
 
 def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
     """For each kink of the loss, a parameter that puts `_ON_THE_KINK` exactly on it, without rounding."""
     with mpmath.workdps(60):
-        d_pos, d_neg = _distances(objective, _ON_THE_KINK[objective.normalize], parameters)
+        d_pos, d_neg = _distances(objective, _ON_THE_KINK[objective.of_units], parameters)
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 

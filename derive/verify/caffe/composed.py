@@ -78,7 +78,7 @@ def _regimes(product: Product, dtypes: Sequence[str] = ()) -> Iterator[tuple[str
 def _divisors(objective: Objective, regime: Regime) -> Array:
     """By what each embedding is divided, shape (3, rows): its length, or 1 if it is taken as it is."""
     embeddings = np.asarray(regime.embeddings, np.float64)
-    return np.linalg.norm(embeddings, axis=2) if objective.normalize else np.ones(embeddings.shape[:2])
+    return np.linalg.norm(embeddings, axis=2) if objective.of_units else np.ones(embeddings.shape[:2])
 
 
 def _compared(objective: Objective, regime: Regime) -> Regime:
@@ -124,7 +124,7 @@ def _checks_of_type(caffe: Caffe, product: Product, dtype: str) -> Iterator[Chec
             yield from _against_reference(objective, runner, regime, layers, dtype, judged)
         if regime.name == "ordinary, n = 7":
             yield _mean(runner, regime, dtype)
-            if objective.normalize:
+            if objective.of_units:
                 yield from _without_direction(runner, regime, dtype)
     yield _images(runner, dtype)
 
@@ -173,7 +173,7 @@ def _against_reference(
     for row, loss in enumerate(losses):
         exact = cached_reference(objective, regime, row)
         wanted = Exact([min(*exact.loss.value, _ceiling(layers))], [*exact.loss.scale])
-        shorter = objective.normalize * INVERSE_SHIFT / (2 * float(np.min(divisors[:, row])) ** 2)
+        shorter = objective.of_units * INVERSE_SHIFT / (2 * float(np.min(divisors[:, row])) ** 2)
         unit = 1 + shorter / float(np.finfo(judged).eps)
         at = _also_at(coarse, wanted, unit)
         errors = {"loss": ulps([loss], at, judged, range_of=dtype), "gradient": list[float]()}
@@ -197,7 +197,7 @@ def _coarseness(objective: Objective, layers: Sequence[Layer], judged: str) -> f
     1 if a layer saturates, or if unit vectors are compared: equal ones differ by rounding. A root of 0 is 1e-18, by
     what is added to it.
     """
-    at_one = objective.normalize or any(layer.type in _SATURATING for layer in layers)
+    at_one = objective.of_units or any(layer.type in _SATURATING for layer in layers)
     shifted = SHIFT in constants(layers)
     return at_one + shifted * math.sqrt(SHIFT) / float(np.finfo(judged).eps)
 
