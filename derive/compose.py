@@ -17,6 +17,7 @@ import sympy as sp
 from . import symbols
 from .differentiate import Derivation
 from .errors import DefinitionError
+from .functions import absolute
 from .layers import Layer, Word, single
 from .normalization import at_units
 from .symbols import d_pos
@@ -57,6 +58,13 @@ def compose(derivation: Derivation, values: Mapping[str, float]) -> tuple[Layer,
     return tuple(net.layers)
 
 
+def compose_distance(derivation: Derivation, values: Mapping[str, float]) -> tuple[Layer, ...]:
+    """The layers that make d_pos of two blobs; raises as `compose` does."""
+    net = _Net(symbols.distances_of(derivation.objective), values)
+    net.blob(symbols.d_pos)
+    return tuple(net.layers)
+
+
 def normalize(names: Iterable[str]) -> tuple[Layer, ...]:
     """Layers that divide each embedding by its Euclidean length, and call the result of x unit_x.
 
@@ -86,7 +94,6 @@ class _Net:
 
     # function -> type of its layer, what its result is called, and what to know of it
     neurons = {
-        "Abs": ("AbsVal", "magnitude", ""),
         "absolute": ("AbsVal", "magnitude", ""),
         "sigmoid": ("Sigmoid", "sigmoid", ""),
         "softplus": ("BNLL", "softplus", "BNLL takes log(1 + exp(t)): in single precision that is 0 below t = -17"),
@@ -163,7 +170,7 @@ class _Net:
         operation = "SUM"
         if term.is_Pow and term.exp == 2:
             operation, term = "SUMSQ", term.base
-        elif isinstance(term, sp.Abs):
+        elif isinstance(term, absolute):
             operation, term = "ASUM", term.args[0]
         parameters = _reduction(operation, coefficient)
         return self.add("Reduction", name or f"sum{_side(expr)}", [self.blob(term)], parameters, to_text(expr))

@@ -107,7 +107,7 @@ def differentiate(objective: Objective) -> Derivation:
     setting = Setting(tuple(symbols.EMBEDDINGS), parameters, {**distances, **loss.abbreviations})
     terms = {name: _gradient_terms(name, distance, loss) for name in symbols.EMBEDDINGS}
     gradients = {name: _gradient(name, terms[name], distance, loss, setting) for name in symbols.EMBEDDINGS}
-    normalization = through_units(loss, distances, gradients, parameters) if objective.of_units else None
+    normalization = through_units(objective, loss, gradients, parameters) if objective.of_units else None
     return Derivation(
         objective,
         distance,

@@ -221,6 +221,8 @@ class LatexPrinter(InfixPrinter):
     def _print_signum(self, expr: Any) -> tuple[str, int]:
         return rf"\operatorname{{sign}}{self._argument(expr)}", ATOM
 
+    _print_sign = _print_signum
+
     def _print_logaddexp(self, expr: Any) -> tuple[str, int]:
         first, second = (sp.exp(argument, evaluate=False) for argument in expr.args)
         return rf"\log\left({self(first)} + {self(second)}\right)", ATOM

@@ -156,13 +156,12 @@ def _gradient_norm(gradient: sp.Expr, value: sp.Expr, setting: Setting) -> Lemma
     squared = sp.Sum(gradient**2, (k, 1, n))
     chain = Chain("length of the gradient of d", squared, setting)
     coefficient, elementwise = sp.factor_terms(gradient).as_independent(k, as_Add=False)
-    sums = value.atoms(sp.Sum)
-    total = next(iter(sums))
-    if len(sums) == 1 and elementwise**2 == total.function.subs(i, k):
+    factor, power = value.as_coeff_Mul()
+    total, exponent = power.as_base_exp()
+    if isinstance(total, sp.Sum) and elementwise**2 == total.function.subs(i, k):
         chain.then("factor", coefficient**2 * total, "the coefficient is the same for all components")
-        base, exponent = value.as_base_exp()
-        if base == total:
-            chain.then("write in d", coefficient**2 * d ** (1 / exponent), "the sum is a power of the distance")
+        in_d = coefficient**2 * (d / factor) ** (1 / exponent)
+        chain.then("write in d", in_d, "the sum is a power of the distance")
     return chain.qed()
 
 

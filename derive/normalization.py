@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from . import symbols
+from .catalogue import Objective
 from .lemmas import LossDerivation
 from .steps import Chain, Lemma, Setting, Step
-from .symbols import AT_UNITS, EMBEDDINGS, NORMS, UNITS, i, j, k, l, n
+from .symbols import AT_UNITS, EMBEDDINGS, NORMS, UNITS, d_pos, i, j, k, l, n
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,34 +23,36 @@ class Normalization:
     """The gradients in the raw embeddings.
 
     unit: the derivative of a component of x/|x| in a component of x.
+    distance: for a distance that is one of directions by its definition, what d(x, x_pos) is in the unit vectors.
     gradients: a lemma for each of x, x_pos, x_neg; its result is the k-th component of the gradient.
     invariants: that no gradient has a part along its embedding.
     """
 
     unit: Lemma
+    distance: Lemma | None
     gradients: Mapping[str, Lemma]
     invariants: tuple[Step, ...]
     setting: Setting = field(repr=False)
 
     @property
     def lemmas(self) -> tuple[Lemma, ...]:
-        return (self.unit, *self.gradients.values())
+        return (*filter(None, (self.unit, self.distance)), *self.gradients.values())
 
 
 def through_units(
+    objective: Objective,
     loss: LossDerivation,
-    distances: Mapping[sp.Symbol, sp.Expr],
     gradients: Mapping[str, Lemma],
     parameters: tuple[sp.Symbol, ...],
 ) -> Normalization:
     """What the gradients of a loss in the vectors of its distances become in vectors that are normalized first.
 
-    distances: what d_pos and d_neg are of the vectors. Raises `StepError` if a step on the way is not an equality.
+    Raises `StepError` if a step on the way is not an equality.
     """
     abbreviations = {
         **{NORMS[e]: sp.sqrt(sp.Sum(vector[j] ** 2, (j, 1, n))) for e, vector in EMBEDDINGS.items()},
         **{UNITS[e][k]: vector[k] / NORMS[e] for e, vector in EMBEDDINGS.items()},
-        **{which: at_units(distance) for which, distance in distances.items()},
+        **{which: at_units(distance) for which, distance in symbols.distances_of(objective).items()},
         **loss.abbreviations,
         **{AT_UNITS[e][k]: at_units(lemma.result) for e, lemma in gradients.items()},
     }
@@ -67,7 +70,8 @@ def through_units(
         )
         for e, lemma in found.items()
     )
-    return Normalization(unit, found, along, setting)
+    of_directions = _of_directions(objective, setting) if objective.distance.on_units else None
+    return Normalization(unit, of_directions, found, along, setting)
 
 
 def at_units(expr: sp.Expr) -> sp.Expr:
@@ -95,6 +99,19 @@ def _unit(setting: Setting) -> Lemma:
     by_parts = sp.KroneckerDelta(k, l) / norm - x[l] * x[k] / norm**3
     chain.then("quotient rule", by_parts, "the derivative of the norm is the component over it")
     chain.then("collect", _jacobian("x", l), "a component over the norm is one of the unit vector")
+    return chain.qed()
+
+
+def _of_directions(objective: Objective, setting: Setting) -> Lemma:
+    """The distance of x and x_pos by its definition, in their unit vectors."""
+    definition = symbols.definition_of(objective.distance, symbols.x, symbols.x_pos)
+    squares = {sp.Sum(UNITS[e][i] ** 2, (i, 1, n)): sp.S.One for e in EMBEDDINGS}
+    chain = Chain("distance in unit vectors", definition, setting)
+    product = at_units(definition).xreplace(squares)
+    chain.then(
+        "unit vectors", product, "it depends on the directions only, and the squares of a unit vector add up to 1"
+    )
+    chain.then("difference", setting.abbreviations[d_pos], "once more they do; two equal vectors are exactly 0 apart")
     return chain.qed()
 
 

@@ -157,6 +157,7 @@ class TextPrinter(InfixPrinter):
 
     times = "*"
     over = "/"
+    functions = {"absolute": "abs", "signum": "sign"}
 
     def power(self, base: sp.Expr, exponent: sp.Expr) -> tuple[str, int]:
         return f"{self.at_least(base, ATOM)}^{self.at_least(exponent, ATOM)}", POWER

@@ -14,7 +14,7 @@ from typing import TypeVar
 import sympy as sp
 
 from . import symbols
-from .catalogue import DISTANCES, Objective
+from .catalogue import DISTANCES, Distance, Objective
 from .differentiate import Derivation, differentiate
 from .functions import Node, select
 from .functions import step as step_function
@@ -26,7 +26,7 @@ from .properties import Bound, Kink
 from .second import SecondDerivation, differentiate_twice
 from .stabilise import RULES
 from .steps import Chain, Lemma, Setting, Step
-from .symbols import d_neg, d_pos, i, k, n
+from .symbols import d_neg, d_pos, definition_of, i, k, n
 from .table import Row, table_of
 
 K = TypeVar("K")
@@ -160,6 +160,11 @@ def _chains(
     for name, lemma in _at_vectors(derivation, derivation.gradients).items():
         chains[f"gradient {name}"] = lines(lemma, partial("L", f"{vectors[name]}_k"))
     if derivation.normalization:
+        if directions := derivation.normalization.distance:
+            sides = ("d(x, x^{+})", *[""] * len(directions.steps))
+            chains["directions"] = tuple(
+                _line(step, side, {}) for step, side in zip(directions.steps, sides, strict=False)
+            )
         chains["unit"] = lines(derivation.normalization.unit, partial(f"{UNITS['x']}_l", "x_k"))
         for name, lemma in derivation.normalization.gradients.items():
             chains[f"raw gradient {name}"] = lines(lemma, partial("L", f"{EMBEDDINGS[name]}_k"))
@@ -246,6 +251,7 @@ def _formulas(derivation: Derivation) -> dict[str, str]:
         gradients = {name: at_units(gradient) for name, gradient in gradients.items()}
     formulas = {
         "distance": to_latex(distance.value),
+        "definition of the distance": to_latex(definition_of(distance.distance, symbols.x, symbols.y)),
         "loss": to_latex(loss.definition),
         "stable": to_latex(loss.value.result),
         **{f"define {name}": to_latex(value) for name, value in loss.introduced.items()},
@@ -346,6 +352,16 @@ def _inner_product(reduction: Reduction, named: Mapping[sp.Expr, str]) -> str:
 # ---------------------------------------------------------------- words that hold a formula
 
 
+def apart(distance: Distance, vectors: Mapping[str, str]) -> str:
+    """Where a distance has a gradient, as LaTeX: not where it is singular; `vectors` are what to call x and y."""
+    components = {f"{name}_k": f"{latex}_{{k}}" for name, latex in vectors.items()}
+    words = {**vectors, **components, "for": r"\text{ for }", "some": r"\text{all }"}
+    return r",\ ".join(
+        re.sub(r"\w+", lambda word: words.get(word[0], word[0]), singularity.where).replace("=", r"\neq")
+        for singularity in distance.singularities
+    )
+
+
 def where(kink: Kink) -> str:
     """The points of a kink as LaTeX."""
     if kink.locus is not None:
@@ -353,20 +369,24 @@ def where(kink: Kink) -> str:
     names = {
         **EMBEDDINGS,
         **{f"unit_{name}": latex for name, latex in UNITS.items()},
+        **{f"{name}_k": f"{latex}_{{k}}" for name, latex in EMBEDDINGS.items()},
+        **{f"unit_{name}_k": f"{latex}_{{k}}" for name, latex in UNITS.items()},
         **{name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")},
-        "or": r"\text{ or }",
+        **{word: rf"\text{{ {word} }}" for word in ("or", "for")},
+        "some": r"\text{some }",
     }
     return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), kink.where).replace(", ", r",\ ")
 
 
 def farthest_units(distance: DistanceDerivation) -> sp.Expr | None:
-    """The largest distance of two unit vectors, where the distance is a power of the Euclidean one.
+    """The largest distance of two unit vectors, where the distance is a power of the Euclidean one, or a multiple.
 
     By the triangle inequality they are at most 2 apart, and opposite ones are.
     """
-    base, exponent = distance.value.as_base_exp()
+    factor, power = distance.value.as_coeff_Mul()
+    base, exponent = power.as_base_exp()
     euclidean = sp.Sum((symbols.x[i] - symbols.y[i]) ** 2, (i, 1, n))
-    return sp.Integer(4) ** exponent if base == euclidean and exponent.is_positive else None
+    return factor * sp.Integer(4) ** exponent if base == euclidean and exponent.is_positive else None
 
 
 def bounded(bound: Bound) -> str:

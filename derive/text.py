@@ -18,25 +18,37 @@ to_text = TextPrinter({f"norm_{name}": f"|{name}|" for name in ("x", "x_pos", "x
 
 def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     """Name and value of everything that the gradients are written in, then of the gradients."""
+    from sympy import IndexedBase
+
     from .normalization import at_units
+    from .symbols import UNITS, definition_of, x, y
 
     distance, loss = derivation.distance, derivation.loss
     results = [loss.value.result, *(lemma.result for lemma in loss.slopes.values())]
     names = loss.used
     nodes = set().union(*(expr.atoms(Node) for expr in (*results, *names.values())))
-    rows = [("d(x, y)", to_text(distance.value))]
+    rows = [("d(x, y)", to_text(definition_of(distance.distance, x, y)))]
     of = {name: name for name in derivation.gradients}
     if normalization := derivation.normalization:
-        of = {name: f"unit_{name}" for name in of}
-        rows.append((", ".join(of.values()), ", ".join(f"{name}/|{name}|" for name in of)))
+        if distance.distance.on_units:
+            rows.append(("", to_text(distance.value.xreplace({x: UNITS["x"], y: IndexedBase("unit_y", real=True)}))))
+        units = {name: f"unit_{name}" for name in of}
+        rows.append((", ".join(units.values()), ", ".join(f"{name}/|{name}|" for name in of)))
+        if derivation.objective.normalize:
+            of = units
     rows.append(("d_pos, d_neg", f"d({of['x']}, {of['x_pos']}), d({of['x']}, {of['x_neg']})"))
-    rows += sorted({(f"{type(node).__name__}({', '.join(node.variables)})", node.spelled_out) for node in nodes})
+    rows += sorted({(f"{_called(node)}({', '.join(node.variables)})", node.spelled_out) for node in nodes})
     rows += [(symbol.name, to_text(meaning)) for symbol, meaning in names.items()]
     rows.append(("L", to_text(loss.value.result)))
     if normalization:
         rows += [(f"g_{name}[k]", to_text(at_units(lemma.result))) for name, lemma in derivation.gradients.items()]
     rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.outcome.gradients.items()]
     return rows
+
+
+def _called(node: Node) -> str:
+    name = type(node).__name__
+    return TextPrinter.functions.get(name, name)
 
 
 def missing(loss: Loss) -> list[str]:

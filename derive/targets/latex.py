@@ -10,6 +10,7 @@ from .base import Product, Settings, Target
 if TYPE_CHECKING:
     from ..differentiate import Derivation
     from ..kernel import RowKernel
+    from ..layers import Layer
     from ..verify.report import Report
 
 _PLOTTED = 4.0  # the largest loss in the picture
@@ -34,7 +35,17 @@ class LatexTarget(Target):
         from ..functions import masked_ratio
         from ..latex import AT_UNITS, EMBEDDINGS, NORMS, UNITS, escape, exactly, to_latex
         from ..pictures import curves, field
-        from ..proof import anchor_cancels, approached, bounded, entering, farthest_units, prove, side_by_side, where
+        from ..proof import (
+            anchor_cancels,
+            apart,
+            approached,
+            bounded,
+            entering,
+            farthest_units,
+            prove,
+            side_by_side,
+            where,
+        )
         from ..symbols import parameter
         from ..table import EXAMPLE, least_on_units, loss_at
 
@@ -55,6 +66,7 @@ class LatexTarget(Target):
             "g": proof.companion_formulas,
             "embeddings": tuple(EMBEDDINGS.items()),
             "normalized": objective.of_units,
+            "apart": lambda first, second: apart(objective.distance, {"x": first, "y": second}),
             "vectors": entering(derivation),
             "units": UNITS,
             "at_units": AT_UNITS,
@@ -65,6 +77,7 @@ class LatexTarget(Target):
             "abbreviations": proof.abbreviations,
             "quotients": [name.removeprefix("quotient ") for name in proof.chains if name.startswith("quotient ")],
             "distance_is_invariant": derivation.distance.translation_invariant,
+            "layers_of_distance": _layers_of_distance(derivation, dict(values)),
             "curves": curves(_PLOTTED),
             "fields": [field(of, values) for of in (objective, companion) if of],
             "masks": any(assignment.value.has(masked_ratio) for assignment in kernel.scalars),
@@ -91,3 +104,28 @@ class LatexTarget(Target):
     def document_again(product: Product) -> str:
         """The text of the document, generated once more."""
         return LatexTarget().generate(product.derivation, product.kernel, product.settings).files[0].text
+
+
+def _layers_of_distance(derivation: Derivation, values: Mapping[str, float]) -> str:
+    """The layers of Caffe that make a distance, in words; '' if there are none for it."""
+    from ..compose import compose_distance
+    from ..errors import DefinitionError
+
+    try:
+        *first, last = map(_in_words, compose_distance(derivation, values))
+    except DefinitionError:
+        return ""
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _in_words(layer: Layer) -> str:
+    from ..compose import SHIFT
+    from ..layers import single
+
+    fields = {name: value for message in layer.parameters.values() for name, value in message.items()}
+    found = [rf"\texttt{{{fields['operation']}}}"] if layer.type == "Reduction" else []
+    if layer.type == "Power":
+        named = (("exponent", "power"), ("factor", "scale"), ("shift", "shift"))
+        found = [f"{word} ${single(fields[name])}$" for word, name in named if name in fields and fields[name] != SHIFT]
+        found += ["a small shift"] * (fields.get("shift") == SHIFT)
+    return rf"\texttt{{{layer.type}}}" + (f" with {' and '.join(found)}" if found else "")
