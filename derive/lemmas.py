@@ -96,12 +96,13 @@ def _distance_gradient(
     def combined(parts: Iterable[sp.Expr]) -> sp.Expr:
         return sp.Add(*(times(weight, part) for weight, part in zip(weights.values(), parts, strict=True)))
 
+    shift, power = value.as_independent(sp.Sum, as_Add=True)
     terms = []
     for weight, derivative in zip(weights.values(), inner, strict=True):
         content, elementwise = derivative.subs(i, k).primitive()
         if elementwise.as_coefficients_dict()[symbols.x[k]] < 0:
             content, elementwise = -content, -elementwise
-        terms.append(Term(content * weight.subs(value, d), elementwise))
+        terms.append(Term(content * weight.subs(power, d - shift), elementwise))
     chain = Chain(f"gradient of d in {variable}", sp.Derivative(value, variable[k]), setting)
     chain.then(
         "chain rule",

@@ -171,7 +171,7 @@ def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol
     factor = sp.cancel(term.coefficient.xreplace(sums) / slope)
     if _divides(factor) and not _divides(term.coefficient):
         return term.coefficient.xreplace(sums)  # the slope vanishes with the distance: there is nothing to mask
-    return _in_roots(factor) * slope_names[term.slope]
+    return factor * slope_names[term.slope]
 
 
 def _divides(coefficient: sp.Expr) -> bool:
@@ -187,7 +187,8 @@ def _masked(coefficient: sp.Expr) -> sp.Expr:
     """A coefficient divided by a distance, with the convention 0 where the distance is 0."""
     may_vanish = {d_pos, d_neg, *(symbol for symbol in coefficient.free_symbols if symbol.name.startswith("sum_"))}
     powers = coefficient.as_powers_dict().items()
-    below = sp.Mul(*(base**-power for base, power in powers if power.is_negative and base.free_symbols & may_vanish))
+    vanishing = [b**-p for b, p in powers if p.is_negative and not b.is_positive and b.free_symbols & may_vanish]
+    below = sp.Mul(*vanishing)
     return coefficient if below == 1 else masked_ratio(coefficient * below, below)
 
 

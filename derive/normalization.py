@@ -108,10 +108,8 @@ def _of_directions(objective: Objective, setting: Setting) -> Lemma:
     squares = {sp.Sum(UNITS[e][i] ** 2, (i, 1, n)): sp.S.One for e in EMBEDDINGS}
     chain = Chain("distance in unit vectors", definition, setting)
     product = at_units(definition).xreplace(squares)
-    chain.then(
-        "unit vectors", product, "it depends on the directions only, and the squares of a unit vector add up to 1"
-    )
-    chain.then("difference", setting.abbreviations[d_pos], "once more they do; two equal vectors are exactly 0 apart")
+    chain.then("unit vectors", product, "only directions count, and the squares of a unit vector add up to 1")
+    chain.then("difference", setting.abbreviations[d_pos], "once more they do; equal vectors are exactly 0 apart")
     return chain.qed()
 
 

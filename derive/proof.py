@@ -143,9 +143,9 @@ def _chains(
     derivation: Derivation, second: SecondDerivation, companion: Derivation | None
 ) -> dict[str, tuple[Line, ...]]:
     distance, loss = derivation.distance, derivation.loss
-    named = distances_by_name(derivation)
 
-    def lines(lemma: Lemma, left: str) -> tuple[Line, ...]:
+    def lines(lemma: Lemma, left: str, chain: str = "") -> tuple[Line, ...]:
+        named = names_in(chain, derivation)
         sides = [left, *[""] * len(lemma.steps)]
         return tuple(_line(step, side, named) for step, side in zip(lemma.steps, sides, strict=False))
 
@@ -161,10 +161,7 @@ def _chains(
         chains[f"gradient {name}"] = lines(lemma, partial("L", f"{vectors[name]}_k"))
     if derivation.normalization:
         if directions := derivation.normalization.distance:
-            sides = ("d(x, x^{+})", *[""] * len(directions.steps))
-            chains["directions"] = tuple(
-                _line(step, side, {}) for step, side in zip(directions.steps, sides, strict=False)
-            )
+            chains[_DIRECTIONS] = lines(directions, "d(x, x^{+})", _DIRECTIONS)
         chains["unit"] = lines(derivation.normalization.unit, partial(f"{UNITS['x']}_l", "x_k"))
         for name, lemma in derivation.normalization.gradients.items():
             chains[f"raw gradient {name}"] = lines(lemma, partial("L", f"{EMBEDDINGS[name]}_k"))
@@ -200,6 +197,14 @@ def _cancelled(distance: DistanceDerivation) -> Lemma:
     chain = Chain("the factors 2", distance.gradients["x"].subject, last.setting)
     chain.then("Kronecker delta", delta.after, "a single term of the sum is left")
     return chain.then("cancel", last.setting.spell_out(last.after), "one factor above, one below").qed()
+
+
+_DIRECTIONS = "directions"
+
+
+def names_in(chain: str, derivation: Derivation) -> dict[sp.Expr, str]:
+    """What a chain of this name writes instead of an expression; one shows the distances themselves."""
+    return {} if chain == _DIRECTIONS else distances_by_name(derivation)
 
 
 def distances_by_name(derivation: Derivation) -> dict[sp.Expr, str]:
