@@ -26,7 +26,7 @@ from ..launches import (
 from ..rescale import rescale
 from ..targets.base import Product
 from . import gpu, ptx
-from .checks import BOUND, EMBEDDINGS, remember, run_checks
+from .checks import BOUND, EMBEDDINGS, differing_beside_bad_rows, number_differing, remember, run_checks
 from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
@@ -242,10 +242,6 @@ Run = Callable[..., object]
 """A method of `Layer` that makes losses and gradients."""
 
 
-def _differing(found: Iterable[Array], wanted: Iterable[Array]) -> int:
-    return sum(int(np.count_nonzero(a != b)) for a, b in zip(found, wanted, strict=True))
-
-
 def _moved(runner: KernelRunner, dims: Iterable[int]) -> float:
     """By how much, relatively, a kernel that holds its row in registers moves more than it has to."""
     parameters = _ones(runner)
@@ -281,25 +277,19 @@ def _upstream(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str
         for run in runs:
             layer = runner.layer(batch, parameters, upstream)
             run(layer, factor)
-            differ += _differing(layer.results(), wanted)
+            differ += number_differing(layer.results(), wanted)
     return differ
 
 
 def _isolated(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str, float]) -> int:
-    """How many numbers change where other rows hold NaN and infinity, or do not become NaN where they must."""
-    rows, nan, others, k = 4, 1, [0, 3], 3
-    batch = runner.batch(rows, SHORT)
-    with_bad = [array.copy() for array in batch]
-    with_bad[0][[nan, 2], k] = np.nan, np.inf
-    differ = 0
-    for run in runs:
-        plain, layer = runner.layer(batch, parameters), runner.layer(with_bad, parameters)
-        run(plain)
+    """How many numbers are not right where rows of a batch hold NaN and infinity."""
+
+    def results(run: Run, batch: Sequence[Array]) -> list[Array]:
+        layer = runner.layer(batch, parameters)
         run(layer)
-        differ += _differing((a[others] for a in layer.results()), (a[others] for a in plain.results()))
-        own = [layer.loss()[nan], *(gradient[nan, k] for gradient in layer.gradients())]
-        differ += int(np.count_nonzero(~np.isnan(own)))
-    return differ
+        return layer.results()
+
+    return sum(differing_beside_bad_rows(partial(results, run), runner.batch(4, SHORT)) for run in runs)
 
 
 def _far(runner: KernelRunner, parameters: Mapping[str, float]) -> int:
@@ -309,7 +299,7 @@ def _far(runner: KernelRunner, parameters: Mapping[str, float]) -> int:
     near, far = runner.layer(batch, parameters), runner.layer(batch, parameters, first=2**28 - 8)
     near.fused()
     far.fused(only=[2**28 // 8 - 1])
-    return _differing(near.results(), far.results())
+    return number_differing(near.results(), far.results())
 
 
 def _far_exponent(dtype: str) -> int:
@@ -326,7 +316,7 @@ def _far_in_two(runner: KernelRunner, parameters: Mapping[str, float]) -> float:
     both, layer = runner.layer(batch, parameters), runner.layer(batch, parameters)
     both.fused()
     layer.in_two()
-    worst = float(_differing([layer.loss()], [both.loss()]))
+    worst = float(number_differing([layer.loss()], [both.loss()]))
     for found, wanted in zip(layer.gradients(), both.gradients(), strict=True):
         unit = info.eps * np.abs(wanted).astype(np.float64) + info.tiny
         with np.errstate(invalid="ignore"):  # what is beyond the type is so in both

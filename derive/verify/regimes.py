@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 import numpy.typing as npt
 
-from ..catalogue import Objective
+from ..catalogue import Loss, Objective
 from ..formats import FORMATS
 from ..highprecision import distance_between, distance_value, largest_part, locus_value, pieces
 
@@ -104,9 +104,15 @@ def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bo
             return False
         if largest_part(loss, d_pos, d_neg, parameters) ** 2 > computed.largest:
             return False
-        rounded = [1 + sign * 8 * mpmath.mpf(computed.eps) for sign in (1, -1)]
-        sides = {pieces(loss, d_pos * a, d_neg / a, parameters) for a in rounded}
-        return len(sides) == 1 or regime.name == "on the kink"  # where nothing is rounded
+        return regime.name == "on the kink" or _is_on_one_side(loss, d_pos, d_neg, parameters, computed.eps)
+
+
+def _is_on_one_side(
+    loss: Loss, d_pos: mpmath.mpf, d_neg: mpmath.mpf, parameters: Mapping[str, float], eps: float
+) -> bool:
+    """Whether distances that are rounded are on the same side of every kink."""
+    rounded = [1 + sign * 8 * mpmath.mpf(eps) for sign in (1, -1)]
+    return len({pieces(loss, d_pos * a, d_neg / a, parameters) for a in rounded}) == 1
 
 
 def _regimes(
@@ -165,8 +171,13 @@ def _regimes(
             embedding[:, columns] = normal(3, len(columns))
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
     for changed in _parameters_on_the_kinks(objective, parameters):
-        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
-        yield regime("on the kink", x, x_pos, x_neg, **changed)
+        on_kink = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
+        yield regime("on the kink", *on_kink, **changed)
+    # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
+    nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
+    distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
+    if _is_on_one_side(objective.loss, *distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
+        yield nearly
 
 
 def _is_beside_a_kink(objective: Objective, regime: Regime, dtype: str) -> bool:
