@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -39,6 +39,22 @@ class Runner(Protocol):
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
     ) -> tuple[Array, Sequence[Array]]: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to compute losses and gradients.
+
+    name: the head of its column. about: by what it is computed.
+    runners: by float type. ours: whether it is generated code, which has a bound.
+    lacks: why it cannot be run here and how to mend that, if it cannot.
+    """
+
+    name: str
+    about: str
+    runners: Mapping[str, Runner] = field(default_factory=dict)
+    ours: bool = True
+    lacks: str = ""
 
 
 def run_checks(
@@ -155,7 +171,7 @@ def worst_errors(objective: Objective, runner: Runner, regime: Regime, dtype: st
 
     def raise_worst(of: str, row: int, found: Sequence[Any], errors: Sequence[float]) -> None:
         for component, (error, value) in enumerate(zip(errors, found, strict=True)):
-            if _is_worse(error, worst[of].error):
+            if is_worse(error, worst[of].error):
                 worst[of] = Worst(of, error, row, component, float(value))
 
     for row in range(len(regime.x)):
@@ -175,7 +191,7 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
     loss, *gradients = worst_errors(objective, runner, regime, dtype)
     gradient = gradients[0]
     for other in gradients[1:]:
-        gradient = other if _is_worse(other.error, gradient.error) else gradient
+        gradient = other if is_worse(other.error, gradient.error) else gradient
     return [
         Check(
             *(what, regime.name, dtype, worst.error, BOUND),
@@ -200,7 +216,7 @@ def magnification(regime: Regime) -> float:
     return max(1.0, *sizes) / min([1.0, *(value for value in regime.parameters.values() if value > 0)])
 
 
-def _is_worse(error: float, than: float) -> bool:
+def is_worse(error: float, than: float) -> bool:
     """NaN is the worst of all, and stays so."""
     return not (error <= than or math.isnan(than))
 

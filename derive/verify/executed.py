@@ -48,7 +48,7 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
     depth: how many of the kernels `compiled` holds.
     """
     parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
-    runner = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
+    runner = on_cpu(product, dtype, compiled)
     wide = FLOAT_TYPES[dtype].wide
     held = [dim for dim in lengths(dtype, depth) if is_held(dtype, dim)]
     dims = (SHORT, *((24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if depth is Depth.EVERY else ()))
@@ -73,8 +73,7 @@ def execute_on_gpu(product: Product, dtype: str, compiled: Compiled, depth: Dept
     approximations of its own. Neither is further from the reference than its bound.
     """
     parameters = product.settings.values(product.objective)
-    runner = KernelRunner(product, dtype, gpu.load(compiled.ptx, compiled.names), gpu.Device)
-    simulated = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
+    runner, simulated = on_gpu(product, dtype, compiled), on_cpu(product, dtype, compiled)
     checks = [
         *_against_reference(product, runner, depth, at_once=False),
         _exactly("NaN stays in its row", dtype, partial(_isolated, runner, _runs(depth), parameters)),
@@ -167,6 +166,16 @@ class KernelRunner:
         random = np.random.Generator(np.random.PCG64(dim))
         x, x_pos, x_neg = (random.uniform(-1, 1, (rows, dim)) / math.sqrt(dim) for _ in EMBEDDINGS)
         return [FORMATS[self.dtype].rounded(array) for array in (x, x_pos, (x + x_neg) / 2)]
+
+
+def on_cpu(product: Product, dtype: str, compiled: Compiled) -> KernelRunner:
+    """Compiled kernels, simulated."""
+    return KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
+
+
+def on_gpu(product: Product, dtype: str, compiled: Compiled) -> KernelRunner:
+    """Compiled kernels on the GPU."""
+    return KernelRunner(product, dtype, gpu.load(compiled.ptx, compiled.names), gpu.Device)
 
 
 class Layer:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from .. import symbols
 from ..catalogue import Distance, Loss, Objective, Parameter
 from ..differentiate import Derivation
 from ..expression import Algebra

@@ -21,6 +21,8 @@ _SCALES = {"float32": 1e18, "float64": 1e150, "float16": 1e4, "bfloat16": 1e18}
 # far beyond that, though not for what is computed in a wider type
 _FAR_SCALES = {"float32": 1e30, "float64": 1e300, "bfloat16": 1e30}
 _SEED = 20150412
+NOT_JUDGED = "not judged, because the loss is not defined there, has a kink within rounding, or overflows"
+"""What rows are that are left out."""
 # distances without rounding; of unit vectors as well
 _ON_THE_KINK = {False: ([0.0], [0.5], [0.75]), True: ([1.0], [1.0], [-1.0])}
 
