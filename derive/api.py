@@ -142,22 +142,18 @@ def accuracy(
     from .verify.accuracy import measure
 
     of = derivation if isinstance(derivation, Derivation) else differentiate(derivation)
-    names = (targets,) if isinstance(targets, str) else tuple(targets)
-    refuse_inexecutable(names)
+    names = executable_targets((targets,) if isinstance(targets, str) else tuple(targets))
     return measure([generate(of, name, dtypes=dtypes, parameters=parameters, accuracy=accepted) for name in names])
 
 
-def refuse_inexecutable(names: Iterable[str]) -> None:
-    """Raise `UsageError` for a target that makes nothing whose accuracy could be measured, or if there is none."""
+def executable_targets(names: Iterable[str]) -> list[str]:
+    """Targets by name, 'all' being one of each whose code can be executed; raises `UsageError` for one without code."""
     known = targets_for(*names)
     executable = [name for name, maker in known.items() if maker.executable]
-    if not names:
-        raise UsageError(f"no target was given; choose from {', '.join(executable)}")
     for name in names:
-        if not lookup(known, name, "target").executable:
-            raise UsageError(
-                f"{name} has no code whose accuracy could be measured; choose from {', '.join(executable)}"
-            )
+        if name != "all" and not lookup(known, name, "target").executable:
+            raise UsageError(f"{name} has no code whose accuracy can be measured; choose from {', '.join(executable)}")
+    return list(executable if "all" in names else dict.fromkeys(names))
 
 
 # ---------------------------------------------------------------- many at once

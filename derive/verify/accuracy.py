@@ -6,6 +6,7 @@ which evaluate the definition as it is written, are measured in the same way, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,12 +26,9 @@ from .naive import autograd, lacks_torch, naive
 from .regimes import NOT_JUDGED, Array, Regime, regimes, unjudged
 from .report import aligned, plain
 
-_BAD_ROWS = "NaN and Inf in rows"
+_BAD_ROWS = "beside NaN and Inf rows", "wrong numbers"
 _BAD_SHAPE = (4, 7)
-_MEANING = (
-    "Errors are in units in the last place of the type, at the scale of the terms that are added up; nan, inf and -inf "
-    "are results where the exact one is a number of the type."
-)
+_MEANING = "ULPs are at the scale of the terms that are added up; nan and inf are results where a number is right"
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,13 @@ class Column:
     def is_within(self, bound: float) -> bool:
         """Whether all errors are at most `bound`, and bad rows spoil no others."""
         return self.worst.error <= bound and not self.beside_bad_rows
+
+    def complaint(self, bound: float) -> str:
+        """What is wrong if it is not within `bound`."""
+        if self.worst.error <= bound:
+            return f"{self.beside_bad_rows} numbers are wrong beside rows of NaN and Inf"
+        found = f"{self.worst.shown} ULPs" if math.isfinite(self.worst.error) else self.worst.shown
+        return f"{found}, beyond the bound of {bound:g} ULPs: {self.where}"
 
     @property
     def _cells(self) -> Iterator[str]:
@@ -82,6 +87,14 @@ class Accuracy:
     @property
     def passed(self) -> bool:
         return not self.failures
+
+    @property
+    def complaints(self) -> list[str]:
+        """What fails, each in a line."""
+        return [
+            f"{self.objective.title}, {column.method.name}, {column.dtype}: {column.complaint(self.bound)}"
+            for column in self.failures
+        ]
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -146,7 +159,7 @@ def _table(columns: Sequence[Column]) -> list[str]:
     of = [(regime, worst.of) for regime, errors in columns[0].errors for worst in errors]
     cells = zip(*(column._cells for column in columns), strict=True)
     head = ("regime", "of", *(column.method.name for column in columns))
-    rows = ((*names, *of_row) for names, of_row in zip([*of, (_BAD_ROWS, "wrong beside")], cells, strict=True))
+    rows = ((*names, *of_row) for names, of_row in zip([*of, _BAD_ROWS], cells, strict=True))
     return aligned([head, *rows], range(2, len(head)))
 
 
