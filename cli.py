@@ -306,10 +306,8 @@ def _accuracy(
         by_objective.setdefault(request.objective, []).append(request)
     found = []
     for number, (objective, of) in enumerate(by_objective.items(), start=1):
-        about = f"{objective.title} ({number} of {len(by_objective)})"
-        _status(f"deriving {about}")
-        products = [product_of(request) for request in of]
-        found.append(measure(products, lambda text, about=about: _status(f"{about}: {text}")))
+        _status(f"deriving {objective.title} ({number} of {len(by_objective)})")
+        found.append(measure([product_of(request) for request in of], _status))
         _status()
         if not as_json:
             click.echo(f"{found[-1]}\n" if number < len(by_objective) else str(found[-1]))

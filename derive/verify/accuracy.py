@@ -174,7 +174,7 @@ def measure(products: Sequence[Product], progress: Callable[[str], object] = lam
     with ExitStack() as stack:
         methods: list[Method] = []
         for product in products:
-            progress(f"building {product.target}")
+            progress(f"building {product.objective.title}, {product.target}")
             methods += stack.enter_context(targets_for(product.target)[product.target].methods(product))
         if all(method.lacks for method in methods):
             raise DeriveTripletError("nothing to measure: " + "; ".join(f"{m.name}: {m.lacks}" for m in methods))
@@ -214,7 +214,7 @@ def _columns(
         batches = tuple(_batches(product, dtype))
         for method in methods:
             if dtype in method.runners:
-                progress(f"measuring {method.name}, {dtype}")
+                progress(f"measuring {product.objective.title}, {method.name}, {dtype}")
                 try:
                     with np.errstate(all="ignore"):
                         yield _column(method, product.objective, dtype, batches, parameters)
@@ -240,7 +240,8 @@ def _column(
     where = f"{worst.of}, {regime.name}: {point(objective, regime, worst.row)}"
 
     def results(batch: Sequence[Array]) -> list[Array]:
-        loss, gradients = runner(*batch, parameters)
+        x, x_pos, x_neg = batch
+        loss, gradients = runner(x, x_pos, x_neg, parameters)
         return [loss, *gradients]
 
     of_regimes = tuple((batch.name, each) for batch, each in zip(batches, errors, strict=True))

@@ -296,7 +296,8 @@ def differing_beside_bad_rows(results: Callable[[Sequence[Array]], Sequence[Arra
     found, wanted = results(with_bad), results(batch)
     loss, *gradients = found
     own = [loss[nan], *(gradient[nan, k] for gradient in gradients)]
-    return number_differing((a[others] for a in found), (a[others] for a in wanted)) + np.count_nonzero(~np.isnan(own))
+    changed = number_differing((a[others] for a in found), (a[others] for a in wanted))
+    return changed + int(np.count_nonzero(~np.isnan(own)))
 
 
 def number_differing(found: Iterable[Array], wanted: Iterable[Array]) -> int:

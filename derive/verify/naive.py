@@ -7,6 +7,7 @@ no rule that makes it stable and no convention at singular points. `autograd` ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,7 +35,7 @@ def naive(derivation: Derivation, dtype: str) -> Runner:
     """
     objective = derivation.objective
     number = FORMATS[FORMATS[dtype].computed_in].dtype.type
-    algebra = _algebra(np, number)
+    algebra = _algebra(np, partial(np.asarray, dtype=number))
     written_out = Setting((), (), derivation.loss.introduced).spell_out(derivation.loss.definition)
     distances = ("d_pos", "d_neg", *_names(objective.loss.parameters))
     slopes = [_compiled(sp.diff(written_out, which), distances) for which in (d_pos, d_neg)]
@@ -71,19 +72,15 @@ def autograd(objective: Objective, dtype: str) -> Runner:
     """The definition in PyTorch, differentiated by it; 16-bit embeddings are computed in float32."""
     import torch
 
-    kind = getattr(torch, FORMATS[dtype].computed_in)
-
-    def number(value: str | float) -> Any:
-        return torch.tensor(float(value), dtype=kind)
-
-    algebra = _algebra(torch, number)
+    tensor = partial(torch.as_tensor, dtype=getattr(torch, FORMATS[dtype].computed_in))
+    algebra = _algebra(torch, tensor)
 
     def run(
         x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
     ) -> tuple[Any, Sequence[Array]]:
-        values = {name: number(value) for name, value in parameters.items()}
+        values = {name: tensor(value) for name, value in parameters.items()}
         of_loss, of_distance = (_own(entry, values) for entry in (objective.loss, objective.distance))
-        leaves = [torch.tensor(embedding, dtype=kind, requires_grad=True) for embedding in (x, x_pos, x_neg)]
+        leaves: list[Any] = [tensor(embedding).requires_grad_() for embedding in (x, x_pos, x_neg)]
         a, b, c = (e / torch.linalg.vector_norm(e, dim=1, keepdim=True) if objective.normalize else e for e in leaves)
         to_pos, to_neg = (_distance(algebra, objective.distance, a, other, of_distance) for other in (b, c))
         loss = _loss(algebra, objective.loss, to_pos, to_neg, of_loss)[:, 0]
@@ -107,16 +104,21 @@ def lacks_torch() -> str:
 # ---------------------------------------------------------------- definitions on arrays
 
 
-def _algebra(module: Any, number: Callable[[str], Any]) -> Algebra:
+def _algebra(module: Any, array: Callable[[Any], Any]) -> Algebra:
     """The language of the catalogue in NumPy or PyTorch, which call their functions the same.
 
-    Vectors have shape (rows, dim), and what is of a row has shape (rows, 1).
+    Vectors have shape (rows, dim), and what is of a row has shape (rows, 1). Numbers are Python's, as in a program that
+    is written by hand; `array` makes arrays of them for functions that take no others.
     """
-    functions = {name: getattr(module, name) for name in ("exp", "log", "log1p", "sqrt", "abs", "tanh")}
-    functions |= {"max": module.maximum, "min": module.minimum}
-    functions |= {"where": lambda z, value, otherwise: module.where(z > 0, value(), otherwise())}
+
+    def function(name: str) -> _Formula:
+        return lambda *arguments: getattr(module, name)(*map(array, arguments))
+
+    functions = {name: function(name) for name in ("exp", "log", "log1p", "sqrt", "abs", "tanh")}
+    functions |= {"max": function("maximum"), "min": function("minimum")}
+    functions["where"] = lambda z, value, otherwise: module.where(z > 0, array(value()), array(otherwise()))
     reductions = {"sum": module.sum, "max": module.amax}
-    return Algebra(number, functions, lambda kind, term: reductions[kind](term(None), axis=1, keepdims=True))
+    return Algebra(float, functions, lambda kind, term: reductions[kind](term(None), axis=1, keepdims=True))
 
 
 def _distance(algebra: Algebra, distance: Distance, x: Any, y: Any, parameters: Mapping[str, Any]) -> Any:

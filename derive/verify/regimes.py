@@ -173,8 +173,8 @@ def _regimes(
             embedding[:, columns] = normal(3, len(columns))
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
     for changed in _parameters_on_the_kinks(objective, parameters):
-        on_kink = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
-        yield regime("on the kink", *on_kink, **changed)
+        anchor, positive, negative = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
+        yield regime("on the kink", anchor, positive, negative, **changed)
     # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
     nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
     distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
