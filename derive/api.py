@@ -146,10 +146,15 @@ def accuracy(
     return measure([generate(of, name, dtypes=dtypes, parameters=parameters, accuracy=accepted) for name in names])
 
 
-def executable_targets(names: Iterable[str]) -> list[str]:
-    """Targets by name, 'all' being one of each whose code can be executed; raises `UsageError` for one without code."""
+def executable_targets(names: Sequence[str]) -> list[str]:
+    """Targets by name, 'all' being one of each whose code can be executed.
+
+    Raises `UsageError` for one without code, and if there is none.
+    """
     known = targets_for(*names)
     executable = [name for name, maker in known.items() if maker.executable]
+    if not names:
+        raise UsageError(f"no target was given; choose from {', '.join(executable)}")
     for name in names:
         if name != "all" and not lookup(known, name, "target").executable:
             raise UsageError(f"{name} has no code whose accuracy can be measured; choose from {', '.join(executable)}")

@@ -161,6 +161,11 @@ def _regimes(
             np.concatenate([steep, -near]),
             np.concatenate([-near, steep]),
         )
+    # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
+    nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
+    distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
+    if _is_on_one_side(objective.loss, *distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
+        yield nearly
     if full_range and dtype in _FAR_SCALES:
         for name, scales in _far(dtype):
             made = regime(name, *(normal(1, 3, scale) for scale in scales))
@@ -173,13 +178,8 @@ def _regimes(
             embedding[:, columns] = normal(3, len(columns))
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
     for changed in _parameters_on_the_kinks(objective, parameters):
-        anchor, positive, negative = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
-        yield regime("on the kink", anchor, positive, negative, **changed)
-    # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
-    nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
-    distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
-    if _is_on_one_side(objective.loss, *distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
-        yield nearly
+        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK[objective.normalize])
+        yield regime("on the kink", x, x_pos, x_neg, **changed)
 
 
 def _is_beside_a_kink(objective: Objective, regime: Regime, dtype: str) -> bool:
