@@ -35,7 +35,7 @@ Examples:
       to standard output
   derive-triplet --loss 'log(1 + exp((d_pos - d_neg)/tau))' --param "tau=0.5:>0" --name soft --target cuda
       a loss of your own
-  derive-triplet --loss hinge --target cuda --accuracy
+  derive-triplet --loss hinge --accuracy
       by how many ULPs its code is off, from tiny to huge distances, and the naive formula, and PyTorch's autograd
   derive-triplet --check
       does generated/ still hold what the tool generates? For CI.
