@@ -27,7 +27,7 @@ from derive_triplet import (
 )
 from derive_triplet.cli import main
 from derive_triplet.derive.targets.numpy import NumpyTarget
-from derive_triplet.derive.verify import naive, nvrtc
+from derive_triplet.derive.verify import gpu, naive, nvrtc, ptx
 from derive_triplet.derive.verify.accuracy import Column, measure
 from derive_triplet.derive.verify.caffe import layer
 from derive_triplet.derive.verify.checks import BOUND, QUANTITIES, Worst, differing_beside_bad_rows, worst_errors
@@ -98,6 +98,18 @@ def test_cuda_keeps_the_bound_in_every_type() -> None:
     assert found.passed
     assert found.of("cuda", "float32").worst.error > 0
     assert found.of("cuda", "bfloat16").method.about.startswith("the generated kernels, PTX of NVRTC")
+
+
+@pytest.mark.needs("nvrtc")
+@pytest.mark.usefixtures("_no_torch")
+def test_kernels_on_a_gpu_have_a_column_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "find", lambda: "a GPU that is simulated")
+    monkeypatch.setattr(gpu, "load", ptx.load)
+    monkeypatch.setattr(gpu, "Device", ptx.Device)
+    found = accuracy(differentiate("l2-squared", "hinge"), "cuda", dtypes=["float32"])
+    assert [column.method.name for column in found.columns] == ["cuda", "cuda on GPU", "naive"]
+    assert found.of("cuda on GPU", "float32").method.about.endswith("executed on a GPU that is simulated")
+    assert found.of("cuda on GPU", "float32").errors == found.of("cuda", "float32").errors
 
 
 @pytest.mark.needs("caffe")
