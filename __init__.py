@@ -15,24 +15,26 @@ from typing import TYPE_CHECKING, Any
 from .derive.version import __version__
 
 if TYPE_CHECKING:
-    from .derive.api import differentiate, generate, objective, verify
+    from .derive.api import accuracy, differentiate, generate, objective, verify
     from .derive.catalogue import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Singularity
     from .derive.custom import own_loss
     from .derive.differentiate import Derivation
     from .derive.errors import DefinitionError, DeriveTripletError, StepError, UsageError
     from .derive.kernel import RowKernel
     from .derive.targets.base import GeneratedFile, Product, Settings, Target
+    from .derive.verify.accuracy import Accuracy
     from .derive.verify.report import Check, Report
 
 # where each public name lives; they are imported on first use, because SymPy takes half a second
 _HOMES = {
-    "api": ("differentiate", "generate", "objective", "verify"),
+    "api": ("accuracy", "differentiate", "generate", "objective", "verify"),
     "catalogue": ("DISTANCES", "LOSSES", "Distance", "Loss", "Objective", "Parameter", "Singularity"),
     "custom": ("own_loss",),
     "differentiate": ("Derivation",),
     "errors": ("DefinitionError", "DeriveTripletError", "StepError", "UsageError"),
     "kernel": ("RowKernel",),
     "targets.base": ("GeneratedFile", "Product", "Settings", "Target"),
+    "verify.accuracy": ("Accuracy",),
     "verify.report": ("Check", "Report"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -40,6 +42,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "DISTANCES",
     "LOSSES",
+    "Accuracy",
     "Check",
     "DefinitionError",
     "Derivation",
@@ -58,6 +61,7 @@ __all__ = [
     "Target",
     "UsageError",
     "__version__",
+    "accuracy",
     "differentiate",
     "generate",
     "objective",

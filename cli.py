@@ -20,7 +20,7 @@ from .derive.version import __version__
 
 if TYPE_CHECKING:
     from .derive.api import Request
-    from .derive.catalogue import Loss
+    from .derive.catalogue import Loss, Objective
     from .derive.regenerate import Drift
     from .derive.targets.base import GeneratedFile, Product
     from .derive.verify.report import Report
@@ -35,11 +35,13 @@ Examples:
       to standard output
   derive-triplet --loss 'log(1 + exp((d_pos - d_neg)/tau))' --param "tau=0.5:>0" --name soft --target cuda
       a loss of your own
+  derive-triplet --loss hinge --accuracy
+      by how many ULPs its code is off, from tiny to huge distances, and the naive formula, and PyTorch's autograd
   derive-triplet --check
       does generated/ still hold what the tool generates? For CI.
 
 \b
-Exit status: 0 done, 1 verification failed or files drifted, 2 wrong usage.
+Exit status: 0 done, 1 verification failed, files drifted or too inaccurate, 2 wrong usage.
 """
 
 
@@ -96,6 +98,12 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
     default=None,
     help="Verify thoroughly, or not at all; by default what takes about a second.",
 )
+@click.option(
+    "--accuracy",
+    is_flag=True,
+    help="Write nothing; show the errors of generated code in ULPs by regime, beside those of the naive formula and of "
+    "PyTorch's autograd, and fail if they exceed the bound.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files that the tool did not generate.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--check", is_flag=True, help="Write nothing; fail if the files in DIR are not what would be written.")
@@ -112,6 +120,7 @@ def main(
     name: str,
     accept_accuracy: float,
     verify: bool | None,
+    accuracy: bool,
     force: bool,
     as_json: bool,
     check: bool,
@@ -133,6 +142,16 @@ def main(
         names = (norms or ("l2",), chosen, targets or ("numpy",))
         if as_list:
             _list(as_json)
+        elif accuracy:
+            for option, is_given in {
+                "--check": check,
+                "--force": force,
+                "--verify" if verify else "--no-verify": verify is not None,
+                f"-o {output}": output != "generated",
+            }.items():
+                if is_given:
+                    raise UsageError(f"--accuracy measures and writes nothing; it does not go with {option}")
+            _accuracy(names, dtypes, parameters, accept_accuracy, normalize, as_json)
         elif check:
             if output == "-":
                 raise UsageError("--check compares files; give their folder with -o DIR")
@@ -264,6 +283,39 @@ def _silent(text: str) -> None:
 
 def _to_stderr(text: str) -> None:
     click.echo(text, err=True)
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def _accuracy(
+    names: tuple[Sequence[str], Sequence[str | Loss], Sequence[str]],
+    dtypes: tuple[str, ...],
+    parameters: Mapping[str, float],
+    accepted: float,
+    normalize: bool,
+    as_json: bool,
+) -> None:
+    from .derive.api import executable_targets, product_of, requests_for
+    from .derive.verify.accuracy import measure
+
+    norms, losses, targets = names
+    requests = requests_for(norms, losses, executable_targets(targets), dtypes, parameters, accepted, normalize)
+    by_objective: dict[Objective, list[Request]] = {}
+    for request in requests:
+        by_objective.setdefault(request.objective, []).append(request)
+    found = []
+    for number, (objective, of) in enumerate(by_objective.items(), start=1):
+        _status(f"deriving {objective.title} ({number} of {len(by_objective)})")
+        found.append(measure([product_of(request) for request in of], _status))
+        _status()
+        if not as_json:
+            click.echo(f"{found[-1]}\n" if number < len(by_objective) else str(found[-1]))
+    failed = [failure for accuracy in found for failure in accuracy.complaints]
+    if as_json:
+        _print_json({"version": __version__, "ok": not failed, "accuracy": [accuracy.as_dict() for accuracy in found]})
+    if failed:
+        raise DeriveTripletError("; ".join(failed))
 
 
 # ---------------------------------------------------------------- check

@@ -1,11 +1,11 @@
-"""The library in three calls: `differentiate`, `generate`, `verify`."""
+"""The library in four calls: `differentiate`, `generate`, `verify`, and `accuracy`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .catalogue import DISTANCES, LOSSES, Loss, Objective
 from .differentiate import Derivation
@@ -15,6 +15,9 @@ from .lower import lower
 from .targets.base import Product, Settings, Target
 from .targets.registry import targets_for
 from .verify.report import Report
+
+if TYPE_CHECKING:
+    from .verify.accuracy import Accuracy
 
 Named = TypeVar("Named")
 
@@ -108,13 +111,54 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
     """
     report = targets_for(product.target)[product.target].verify(product, thorough)
     if product.objective.loss.source and any(check.name == "gradient" for check in report.checks):
-        from .verify.regimes import unjudged
+        from .verify.regimes import NOT_JUDGED, unjudged
 
         values = product.settings.values(product.objective)
         if left_out := unjudged(product.objective, product.settings.dtypes, values):
-            why = "not judged, because the loss is not defined there, has a kink within rounding, or overflows"
-            report = replace(report, notes=(*report.notes, f"{why}: {', '.join(left_out)}"))
+            report = replace(report, notes=(*report.notes, f"{NOT_JUDGED}: {', '.join(left_out)}"))
     return report.accepting(product.settings.accuracy) if product.settings.accuracy else report
+
+
+def accuracy(
+    derivation: Derivation | Objective,
+    targets: str | Iterable[str] = "numpy",
+    *,
+    dtypes: Iterable[str] | None = None,
+    parameters: Mapping[str, float] | None = None,
+    accepted: float = 0.0,
+) -> Accuracy:
+    """The errors in ULPs of generated code, of the naive formula and of PyTorch's autograd, regime by regime.
+
+    targets: names of targets whose code can be executed.
+    dtypes, parameters: as for `generate`.
+    accepted: the error in ULPs that generated code may have, if it is more than usual.
+
+    >>> accuracy(differentiate("l2", "hinge"), dtypes=["float32"]).passed
+    True
+
+    Raises `UsageError` as `generate` does and for a target without code to execute, and `DeriveTripletError` where
+    nothing can be measured.
+    """
+    from .verify.accuracy import measure
+
+    of = derivation if isinstance(derivation, Derivation) else differentiate(derivation)
+    names = executable_targets((targets,) if isinstance(targets, str) else tuple(targets))
+    return measure([generate(of, name, dtypes=dtypes, parameters=parameters, accuracy=accepted) for name in names])
+
+
+def executable_targets(names: Sequence[str]) -> list[str]:
+    """Targets by name, 'all' being one of each whose code can be executed.
+
+    Raises `UsageError` for one without code, and if there is none.
+    """
+    known = targets_for(*names)
+    executable = [name for name, maker in known.items() if maker.executable]
+    if not names:
+        raise UsageError(f"no target was given; choose from {', '.join(executable)}")
+    for name in names:
+        if name != "all" and not lookup(known, name, "target").executable:
+            raise UsageError(f"{name} has no code whose accuracy can be measured; choose from {', '.join(executable)}")
+    return list(executable if "all" in names else dict.fromkeys(names))
 
 
 # ---------------------------------------------------------------- many at once

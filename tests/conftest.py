@@ -24,6 +24,7 @@ TOOLS = {
     "opencv": lambda: find_spec("cv2") is not None,
     "mlxtend": lambda: find_spec("mlxtend") is not None,
     "sklearn": lambda: find_spec("sklearn") is not None,
+    "torch": lambda: find_spec("torch") is not None,
 }
 
 

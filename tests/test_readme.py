@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import subprocess
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,8 @@ def outcome(command: str, folder: Path, status: int = 0) -> str:
 @pytest.mark.needs("nvrtc")
 @pytest.mark.parametrize(("command", "output"), CONSOLE, ids=[command for command, _ in CONSOLE])
 def test_commands_print_what_the_readme_shows(command: str, output: str, tmp_path: Path) -> None:
+    if "PyTorch is not installed" in output and find_spec("torch"):
+        pytest.skip("PyTorch is installed")
     assert is_shown(outcome(command, tmp_path, status=2 if output.startswith("Error: ") else 0), output)
 
 
@@ -89,3 +93,20 @@ def test_the_table_lists_every_combination() -> None:
     for row in rows:
         cells = [cell.strip() for cell in row.replace("\\|", "").strip("|").split("|")]
         assert cells[-len(DISTANCES) :] == [", ".join(targets())] * len(DISTANCES)
+
+
+@pytest.mark.needs("nvrtc")
+def test_the_table_of_errors_says_what_is_not_finite() -> None:
+    from derive_triplet import accuracy, differentiate
+
+    table = README[README.index("| softmax-mse on l2 |") :].partition("\n\n")[0]
+    header, _, *rows = (re.split(r" (?<!\\)\| ", line[2:-2]) for line in table.splitlines())
+    found = accuracy(differentiate("l2", "softmax-mse"), ["numpy", "cuda"], dtypes=["float32"])
+    errors = {column.method.name: dict(column.errors) for column in found.columns}
+    assert {"numpy", "cuda", "naive"} <= errors.keys() <= {*header}
+    for regime, *cells in rows:
+        shown = dict(zip(header[1:], map(float, cells), strict=True))
+        assert all(shown[ours] <= found.bound for ours in ("numpy", "cuda", "caffe"))
+        for method, of_regime in errors.items():
+            finite = all(math.isfinite(worst.error) for worst in of_regime[regime.replace("\\|", "|")])
+            assert math.isfinite(shown[method]) == finite

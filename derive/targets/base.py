@@ -10,7 +10,8 @@ import json
 import math
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..kernel import RowKernel
     from ..printing import InfixPrinter
     from ..rescale import Rescaled
+    from ..verify.checks import Method
     from ..verify.report import Report
 
 DTYPES = ("float32", "float64")
@@ -132,6 +134,8 @@ class Target(ABC):
     """The float types that it can generate for."""
     usual_dtypes: tuple[str, ...] = DTYPES
     """Those that it generates for where none is asked for."""
+    executable: bool = False
+    """Whether its products are code that `methods` executes."""
     in_all: bool = True
     """Whether 'all' means it too; what takes long has to be named."""
     folder: str = ""
@@ -175,6 +179,13 @@ class Target(ABC):
 
         thorough: take the time that a command at a prompt should not take.
         """
+
+    def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:
+        """The ways to execute the product's own text here, as long as the context lasts: how accurate is each?
+
+        Only a target that is `executable` has them.
+        """
+        raise NotImplementedError(f"{self.name} is not executable")
 
     def generate(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Product:
         """The files of this target for one derivation. Raises `UsageError` for a setting outside its domain."""

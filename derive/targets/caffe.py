@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue import Objective
@@ -13,6 +14,7 @@ from .cpp import row_slots
 if TYPE_CHECKING:
     from ..differentiate import Derivation
     from ..kernel import RowKernel
+    from ..verify.checks import Method
     from ..verify.report import Report
 
 _FIELDS = {"margin": "contrastive_loss_param"}
@@ -29,6 +31,7 @@ class CaffeTarget(Target):
         "test.cpp.jinja": "test_{stem}_layer.cpp",
     }
     shares = ("cpp",)
+    executable = True
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         from ..verify.examples import DIM, ROWS, examples
@@ -56,6 +59,11 @@ class CaffeTarget(Target):
         from ..verify.caffe.layer import verify_layer
 
         return verify_layer(product, thorough)
+
+    def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:
+        from ..verify.caffe.layer import methods
+
+        return methods(product)
 
 
 def layer_type(objective: Objective) -> str:

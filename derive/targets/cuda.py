@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..launches import BLOCK, FLOAT_TYPES, MOST_BLOCKS, REDUCTION_THREADS, THREADS, WARP
@@ -12,6 +13,7 @@ from .cpp import row_slots
 if TYPE_CHECKING:
     from ..differentiate import Derivation
     from ..kernel import RowKernel
+    from ..verify.checks import Method
     from ..verify.report import Report
 
 
@@ -21,6 +23,7 @@ class CudaTarget(Target):
     templates = {"layer.cuh.jinja": "{stem}.cuh", "layer.cu.jinja": "{stem}.cu"}
     shares = ("cpp",)
     dtypes = tuple(FLOAT_TYPES)
+    executable = True
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         return {
@@ -37,3 +40,8 @@ class CudaTarget(Target):
         from ..verify.compiled import verify_compiled
 
         return verify_compiled(product, thorough)
+
+    def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:
+        from ..verify.compiled import methods
+
+        return nullcontext(methods(product))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..differentiate import Derivation
     from ..kernel import Assignment, RowKernel
+    from ..verify.checks import Method
     from ..verify.report import Report
 
 _HELPERS = ("sigmoid", "softplus", "select", "masked_ratio")
@@ -68,6 +70,7 @@ class NumpyTarget(Target):
     name = "numpy"
     title = "one NumPy module: value, value_and_grad"
     templates = {"layer.py.jinja": "{stem}.py"}
+    executable = True
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         from ..rescale import rescale
@@ -104,6 +107,14 @@ class NumpyTarget(Target):
             full_range=rescale(product.kernel).full_range,
         )
         return Report(self.name, f"run (NumPy {np.__version__})", checks)
+
+    def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:
+        import numpy as np
+
+        from ..verify.checks import Method
+
+        runners = dict.fromkeys(product.settings.dtypes, runner(load(product)))
+        return nullcontext([Method(self.name, f"the generated module, NumPy {np.__version__}", runners)])
 
 
 def load(product: Product) -> ModuleType:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..formats import FORMATS, FloatFormat
-from ..highprecision import distance_value
+from ..highprecision import distance_between
 from .reference import Exact, Reference, reference
 from .regimes import Array, Regime, regimes
 from .report import Check
@@ -21,6 +22,7 @@ BOUND = 4.0
 """Largest accepted error in ULPs, as `ulps` measures it."""
 
 EMBEDDINGS = ("x", "x_pos", "x_neg")
+QUANTITIES = ("loss", *(f"dL/d{name}" for name in EMBEDDINGS))
 DIMS = (5_003,)
 """Numbers of components at which no code should do anything of its own."""
 
@@ -37,6 +39,22 @@ class Runner(Protocol):
     def __call__(
         self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
     ) -> tuple[Array, Sequence[Array]]: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to compute losses and gradients.
+
+    name: the head of its column. about: by what it is computed.
+    runners: by float type. ours: whether it is generated code, which has a bound.
+    lacks: why it cannot be run here and how to mend that, if it cannot.
+    """
+
+    name: str
+    about: str
+    runners: Mapping[str, Runner] = field(default_factory=dict)
+    ours: bool = True
+    lacks: str = ""
 
 
 def run_checks(
@@ -63,7 +81,7 @@ def run_checks(
         batches = tuple(regimes(objective, dtype, parameters, dims, full_range))
         try:
             with np.errstate(all="ignore"):
-                run = _AtOnce(runner, batches) if at_once else runner
+                run = AtOnce(runner, batches) if at_once else runner
                 checks += _checks_of_type(objective, run, dtype, batches, translation_invariant, shapes)
         except Exception as error:  # the code under test may raise anything, and that is a finding
             detail = f"{type(error).__name__}: {error}"
@@ -97,7 +115,7 @@ def _checks_of_type(
     return checks
 
 
-class _AtOnce:
+class AtOnce:
     """A runner that has run all batches of one dimension and the same parameters together."""
 
     def __init__(self, runner: Runner, batches: Iterable[Regime]) -> None:
@@ -124,31 +142,70 @@ class _AtOnce:
 # ---------------------------------------------------------------- against the reference
 
 
-def _against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
+@dataclass(frozen=True)
+class Worst:
+    """The largest error of one of `QUANTITIES` over the rows of a regime, as `ulps` measures it, and where it is.
+
+    found: the number that is wrong by so much.
+    """
+
+    of: str
+    error: float = 0.0
+    row: int = 0
+    component: int = 0
+    found: float = 0.0
+
+    @property
+    def shown(self) -> str:
+        """The error, for people; where it is not finite, what was found instead of the number that is right."""
+        if math.isfinite(self.error):
+            return f"{self.error:.2g}"
+        return "finite" if math.isfinite(self.found) else f"{self.found}"
+
+
+def worst_errors(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> tuple[Worst, ...]:
+    """The largest error of each of `QUANTITIES`, in that order."""
     loss, gradients = runner(*regime.embeddings, regime.parameters)
     floor = magnification(regime)
-    worst = {"loss": (0.0, "", 0), "gradient": (0.0, "", 0)}
+    worst = {of: Worst(of) for of in QUANTITIES}
+
+    def raise_worst(of: str, row: int, found: Sequence[Any], errors: Sequence[float]) -> None:
+        for component, (error, value) in enumerate(zip(errors, found, strict=True)):
+            if is_worse(error, worst[of].error):
+                worst[of] = Worst(of, error, row, component, float(value))
+
     for row in range(len(regime.x)):
         expected = cached_reference(objective, regime, row)
-        _raise_worst(worst, "loss", ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in), "", row)
+        raise_worst("loss", row, [loss[row]], ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in))
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
-            held = found[row] if regime.columns is None else found[row][list(regime.columns)]
+            held = list(found[row] if regime.columns is None else found[row][list(regime.columns)])
             errors = ulps(held, expected.gradients[name], dtype, floor)
             if np.count_nonzero(found[row]) > np.count_nonzero(held):
                 errors.append(math.inf)  # a component that nothing depends on
-            _raise_worst(worst, "gradient", errors, f"dL/d{name}, ", row)
+                held.append(np.max(np.abs(found[row])))
+            raise_worst(f"dL/d{name}", row, held, errors)
+    return tuple(worst.values())
+
+
+def _against_reference(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> list[Check]:
+    loss, *gradients = worst_errors(objective, runner, regime, dtype)
+    gradient = gradients[0]
+    for other in gradients[1:]:
+        gradient = other if is_worse(other.error, gradient.error) else gradient
     return [
-        Check(what, regime.name, dtype, error, BOUND, detail=where, point=_point(objective, regime, row, error))
-        for what, (error, where, row) in worst.items()
+        Check(
+            *(what, regime.name, dtype, worst.error, BOUND),
+            detail=f"{where}row {worst.row}, component {worst.component}" if worst.error else "",
+            point="" if worst.error <= BOUND else point(objective, regime, worst.row),
+        )
+        for what, worst, where in (("loss", loss, ""), ("gradient", gradient, f"{gradient.of}, "))
     ]
 
 
-def _point(objective: Objective, regime: Regime, row: int, error: float) -> str:
-    """The distances and parameters of a row with an error that is too large, for people; '' for other rows."""
-    if error <= BOUND:
-        return ""
+def point(objective: Objective, regime: Regime, row: int) -> str:
+    """The distances and parameters of a row, for people."""
     rows = [[mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings]
-    pos, neg = (distance_value(objective.distance, rows[0], other, regime.parameters) for other in rows[1:])
+    pos, neg = (distance_between(objective, rows[0], other, regime.parameters) for other in rows[1:])
     values = {"d_pos": pos, "d_neg": neg, **{name: mpmath.mpf(value) for name, value in regime.parameters.items()}}
     return ", ".join(f"{name} = {mpmath.nstr(value, 6)}" for name, value in values.items())
 
@@ -159,15 +216,7 @@ def magnification(regime: Regime) -> float:
     return max(1.0, *sizes) / min([1.0, *(value for value in regime.parameters.values() if value > 0)])
 
 
-def _raise_worst(
-    worst: dict[str, tuple[float, str, int]], what: str, errors: Sequence[float], where: str, row: int
-) -> None:
-    for component, error in enumerate(errors):
-        if _is_worse(error, worst[what][0]):
-            worst[what] = (error, f"{where}row {row}, component {component}", row)
-
-
-def _is_worse(error: float, than: float) -> bool:
+def is_worse(error: float, than: float) -> bool:
     """NaN is the worst of all, and stays so."""
     return not (error <= than or math.isnan(than))
 
@@ -233,6 +282,27 @@ def _half_a_unit(format_: FloatFormat, number: mpmath.mpf) -> mpmath.mpf:
 
 
 # ---------------------------------------------------------------- without the reference
+
+
+def differing_beside_bad_rows(results: Callable[[Sequence[Array]], Sequence[Array]], batch: Sequence[Array]) -> int:
+    """How many numbers change where other rows hold NaN and infinity, or do not become NaN where they must.
+
+    results: the losses and the gradients of a batch. batch: of at least four rows, of at least four components.
+    """
+    nan, infinite, k = 1, 2, 3
+    with_bad = [array.copy() for array in batch]
+    with_bad[0][[nan, infinite], k] = np.nan, np.inf
+    others = np.setdiff1d(np.arange(len(batch[0])), [nan, infinite])
+    found, wanted = results(with_bad), results(batch)
+    loss, *gradients = found
+    own = [loss[nan], *(gradient[nan, k] for gradient in gradients)]
+    changed = number_differing((a[others] for a in found), (a[others] for a in wanted))
+    return changed + int(np.count_nonzero(~np.isnan(own)))
+
+
+def number_differing(found: Iterable[Array], wanted: Iterable[Array]) -> int:
+    """How many numbers of some arrays are not those of others."""
+    return sum(int(np.count_nonzero(a != b)) for a, b in zip(found, wanted, strict=True))
 
 
 def _gradients_sum_to_zero(runner: Runner, batch: Iterable[Regime], dtype: str) -> Check:

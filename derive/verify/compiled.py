@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from ..launches import qualified
-from ..targets.base import Product
+from ..targets.base import GeneratedFile, Product
 from . import gpu, nvcc, nvrtc
+from .checks import Method
 from .report import Check, Report
-from .selection import depth, kernels_to_execute
+from .selection import Depth, depth, kernels_to_execute
 
 _NEWEST = 100
 _MORE = "pip install 'derive-triplet[cuda]' brings the compiler NVRTC, which needs no GPU"
@@ -54,12 +55,38 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
     return Report(product.target, f"{reached} ({'; '.join(levels)}){on_device}", tuple(checks))
 
 
+def methods(product: Product) -> list[Method]:
+    """The fused kernels of short rows, executed on the CPU, and on the GPU where there is one.
+
+    Raises `nvrtc.NvrtcError` for what does not compile.
+    """
+    if not nvrtc.is_available():
+        return [Method(product.target, "", lacks=_MORE)]
+    from .executed import on_cpu, on_gpu
+
+    oldest, dtypes = nvrtc.architectures()[0], product.settings.dtypes
+    header, stem = _header(product), product.objective.stem
+
+    def compiled(dtype: str) -> nvrtc.Compiled:
+        names = [qualified(stem, kernel) for kernel in kernels_to_execute(dtype, Depth.SHORT)]
+        return nvrtc.compile_source(header.text, oldest, names, header.path)
+
+    with ThreadPoolExecutor() as pool:
+        kernels = dict(zip(dtypes, pool.map(compiled, dtypes), strict=True))
+    by = f"the generated kernels, PTX of NVRTC {nvrtc.version()} for {oldest}, executed on"
+    found = [Method(product.target, f"{by} the CPU", {d: on_cpu(product, d, of) for d, of in kernels.items()})]
+    if device := gpu.find():
+        runners = {d: on_gpu(product, d, of) for d, of in kernels.items()}
+        found.append(Method(f"{product.target} on GPU", f"{by} {device}", runners))
+    return found
+
+
 _Pending = tuple[str, str, list[str], Callable[[], nvrtc.Compiled | str]]
 """Architecture, dtype, names of the kernels, and what waits for the outcome or the compiler's complaint."""
 
 
 def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str], thorough: bool) -> list[_Pending]:
-    header = next(file for file in product.files if file.path.endswith(".cuh"))
+    header = _header(product)
     # one compilation per float type: two threads then share the work of an architecture
     dtypes, stem = product.settings.dtypes, product.objective.stem
     names = {d: [qualified(stem, k) for k in kernels_to_execute(d, depth(d, dtypes, thorough))] for d in dtypes}
@@ -72,6 +99,10 @@ def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str], th
             return str(error)
 
     return [(a, dtype, names, pool.submit(compiled, a, names).result) for a, dtype, names in parts]
+
+
+def _header(product: Product) -> GeneratedFile:
+    return next(file for file in product.files if file.path.endswith(".cuh"))
 
 
 def _compilation(architecture: str, dtype: str, names: Sequence[str], result: nvrtc.Compiled | str) -> list[Check]:

@@ -26,7 +26,7 @@ from ..launches import (
 from ..rescale import rescale
 from ..targets.base import Product
 from . import gpu, ptx
-from .checks import BOUND, EMBEDDINGS, remember, run_checks
+from .checks import BOUND, EMBEDDINGS, differing_beside_bad_rows, number_differing, remember, run_checks
 from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
@@ -48,7 +48,7 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
     depth: how many of the kernels `compiled` holds.
     """
     parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
-    runner = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
+    runner = on_cpu(product, dtype, compiled)
     wide = FLOAT_TYPES[dtype].wide
     held = [dim for dim in lengths(dtype, depth) if is_held(dtype, dim)]
     dims = (SHORT, *((24 * wide, WARP.reach * wide + wide, WARP.reach + 1) if depth is Depth.EVERY else ()))
@@ -73,8 +73,7 @@ def execute_on_gpu(product: Product, dtype: str, compiled: Compiled, depth: Dept
     approximations of its own. Neither is further from the reference than its bound.
     """
     parameters = product.settings.values(product.objective)
-    runner = KernelRunner(product, dtype, gpu.load(compiled.ptx, compiled.names), gpu.Device)
-    simulated = KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
+    runner, simulated = on_gpu(product, dtype, compiled), on_cpu(product, dtype, compiled)
     checks = [
         *_against_reference(product, runner, depth, at_once=False),
         _exactly("NaN stays in its row", dtype, partial(_isolated, runner, _runs(depth), parameters)),
@@ -169,6 +168,16 @@ class KernelRunner:
         return [FORMATS[self.dtype].rounded(array) for array in (x, x_pos, (x + x_neg) / 2)]
 
 
+def on_cpu(product: Product, dtype: str, compiled: Compiled) -> KernelRunner:
+    """Compiled kernels, simulated."""
+    return KernelRunner(product, dtype, ptx.load(compiled.ptx, compiled.names), ptx.Device)
+
+
+def on_gpu(product: Product, dtype: str, compiled: Compiled) -> KernelRunner:
+    """Compiled kernels on the GPU."""
+    return KernelRunner(product, dtype, gpu.load(compiled.ptx, compiled.names), gpu.Device)
+
+
 class Layer:
     """A batch in a device's memory, and the kernels on it.
 
@@ -242,10 +251,6 @@ Run = Callable[..., object]
 """A method of `Layer` that makes losses and gradients."""
 
 
-def _differing(found: Iterable[Array], wanted: Iterable[Array]) -> int:
-    return sum(int(np.count_nonzero(a != b)) for a, b in zip(found, wanted, strict=True))
-
-
 def _moved(runner: KernelRunner, dims: Iterable[int]) -> float:
     """By how much, relatively, a kernel that holds its row in registers moves more than it has to."""
     parameters = _ones(runner)
@@ -281,25 +286,19 @@ def _upstream(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str
         for run in runs:
             layer = runner.layer(batch, parameters, upstream)
             run(layer, factor)
-            differ += _differing(layer.results(), wanted)
+            differ += number_differing(layer.results(), wanted)
     return differ
 
 
 def _isolated(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str, float]) -> int:
-    """How many numbers change where other rows hold NaN and infinity, or do not become NaN where they must."""
-    rows, nan, others, k = 4, 1, [0, 3], 3
-    batch = runner.batch(rows, SHORT)
-    with_bad = [array.copy() for array in batch]
-    with_bad[0][[nan, 2], k] = np.nan, np.inf
-    differ = 0
-    for run in runs:
-        plain, layer = runner.layer(batch, parameters), runner.layer(with_bad, parameters)
-        run(plain)
+    """How many numbers are not right where rows of a batch hold NaN and infinity."""
+
+    def results(run: Run, batch: Sequence[Array]) -> list[Array]:
+        layer = runner.layer(batch, parameters)
         run(layer)
-        differ += _differing((a[others] for a in layer.results()), (a[others] for a in plain.results()))
-        own = [layer.loss()[nan], *(gradient[nan, k] for gradient in layer.gradients())]
-        differ += int(np.count_nonzero(~np.isnan(own)))
-    return differ
+        return layer.results()
+
+    return sum(differing_beside_bad_rows(partial(results, run), runner.batch(4, SHORT)) for run in runs)
 
 
 def _far(runner: KernelRunner, parameters: Mapping[str, float]) -> int:
@@ -309,7 +308,7 @@ def _far(runner: KernelRunner, parameters: Mapping[str, float]) -> int:
     near, far = runner.layer(batch, parameters), runner.layer(batch, parameters, first=2**28 - 8)
     near.fused()
     far.fused(only=[2**28 // 8 - 1])
-    return _differing(near.results(), far.results())
+    return number_differing(near.results(), far.results())
 
 
 def _far_exponent(dtype: str) -> int:
@@ -326,7 +325,7 @@ def _far_in_two(runner: KernelRunner, parameters: Mapping[str, float]) -> float:
     both, layer = runner.layer(batch, parameters), runner.layer(batch, parameters)
     both.fused()
     layer.in_two()
-    worst = float(_differing([layer.loss()], [both.loss()]))
+    worst = float(number_differing([layer.loss()], [both.loss()]))
     for found, wanted in zip(layer.gradients(), both.gradients(), strict=True):
         unit = info.eps * np.abs(wanted).astype(np.float64) + info.tiny
         with np.errstate(invalid="ignore"):  # what is beyond the type is so in both

@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 import numpy.typing as npt
 
-from ..catalogue import Objective
+from ..catalogue import Loss, Objective
 from ..formats import FORMATS
 from ..highprecision import distance_between, distance_value, largest_part, locus_value, pieces
 
@@ -21,6 +21,8 @@ _SCALES = {"float32": 1e18, "float64": 1e150, "float16": 1e4, "bfloat16": 1e18}
 # far beyond that, though not for what is computed in a wider type
 _FAR_SCALES = {"float32": 1e30, "float64": 1e300, "bfloat16": 1e30}
 _SEED = 20150412
+NOT_JUDGED = "not judged, because the loss is not defined there, has a kink within rounding, or overflows"
+"""What rows are that are left out."""
 # distances without rounding; of unit vectors as well
 _ON_THE_KINK = {False: ([0.0], [0.5], [0.75]), True: ([1.0], [1.0], [-1.0])}
 
@@ -104,9 +106,15 @@ def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bo
             return False
         if largest_part(loss, d_pos, d_neg, parameters) ** 2 > computed.largest:
             return False
-        rounded = [1 + sign * 8 * mpmath.mpf(computed.eps) for sign in (1, -1)]
-        sides = {pieces(loss, d_pos * a, d_neg / a, parameters) for a in rounded}
-        return len(sides) == 1 or regime.name == "on the kink"  # where nothing is rounded
+        return regime.name == "on the kink" or _is_on_one_side(loss, d_pos, d_neg, parameters, computed.eps)
+
+
+def _is_on_one_side(
+    loss: Loss, d_pos: mpmath.mpf, d_neg: mpmath.mpf, parameters: Mapping[str, float], eps: float
+) -> bool:
+    """Whether distances that are rounded are on the same side of every kink."""
+    rounded = [1 + sign * 8 * mpmath.mpf(eps) for sign in (1, -1)]
+    return len({pieces(loss, d_pos * a, d_neg / a, parameters) for a in rounded}) == 1
 
 
 def _regimes(
@@ -153,6 +161,11 @@ def _regimes(
             np.concatenate([steep, -near]),
             np.concatenate([-near, steep]),
         )
+    # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
+    nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
+    distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
+    if _is_on_one_side(objective.loss, *distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
+        yield nearly
     if full_range and dtype in _FAR_SCALES:
         for name, scales in _far(dtype):
             made = regime(name, *(normal(1, 3, scale) for scale in scales))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -86,7 +87,8 @@ class Report:
 
     def __str__(self) -> str:
         """A table with a line per property and regime and a column per float type."""
-        lines = _aligned(self._rows()) if self.checks else []
+        rows = self._rows()
+        lines = aligned(rows, range(2, len(rows[0]) - 2)) if self.checks else []
         lines += [f"{c.name}, {c.regime}, {c.dtype}: {c.detail}" for c in self.failures if c.detail]
         lines += [
             f"loses accuracy: {c.regime}, {c.dtype}: {c.name} {c.worst:.2g} {c.unit} at {c.point}"
@@ -111,18 +113,18 @@ class Report:
 
 def _check_as_dict(check: Check) -> dict[str, Any]:
     # JSON has no infinity and no NaN
-    data = {**asdict(check), "worst": _plain(check.worst), "passed": check.passed}
+    data = {**asdict(check), "worst": plain(check.worst), "passed": check.passed}
     return data if check.point else {name: value for name, value in data.items() if name != "point"}
 
 
-def _plain(value: float) -> float | str:
+def plain(value: float) -> float | str:
+    """A number for JSON."""
     return value if math.isfinite(value) else str(value)
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows as lines, columns lined up; all but the first two and the last two to the right."""
+def aligned(rows: Sequence[tuple[str, ...]], numeric: Container[int]) -> list[str]:
+    """Rows as lines, columns lined up; those that are numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numeric = range(2, len(widths) - 2)
     lines = []
     for row in rows:
         cells = (f"{cell:{'>' if at in numeric else '<'}{widths[at]}}" for at, cell in enumerate(row))

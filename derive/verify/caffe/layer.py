@@ -9,8 +9,9 @@ import re
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ...errors import DeriveTripletError, UsageError
 from ...rescale import rescale
 from ...targets.base import Product
 from ...targets.caffe import layer_type, param_str
-from ..checks import DIMS, run_checks
+from ..checks import DIMS, Method, run_checks
 from ..regimes import Array
 from ..report import Check, Report
 from . import gpu
@@ -66,6 +67,19 @@ def verify_layer(product: Product, thorough: bool) -> Report:
         device = gpu.verified(product, on_gpu.result(), thorough)
         found = (*checks, *own_test(caffe, product, folder, library, test.result()), *device.checks)
         return Report(product.target, f"run (Caffe); {device.level}", found, device.notes)
+
+
+@contextmanager
+def methods(product: Product) -> Iterator[Sequence[Method]]:
+    """The layer in Caffe, on the CPU. Raises `UsageError` with what the compiler says."""
+    if (caffe := find()) is None:
+        yield [Method(product.target, "", lacks=_MORE)]
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(product, folder)
+        run = LayerRunner(caffe, compiled(caffe, product, folder), layer_type(product.objective))
+        yield [Method(product.target, "the generated layer in Caffe", dict.fromkeys(product.settings.dtypes, run))]
 
 
 def write(product: Product, folder: Path) -> None:
