@@ -200,12 +200,8 @@ class Objective:
 TEMPERATURE = Parameter("temperature", 1.0, "positive", "the distances are divided by it before the exponential")
 MARGIN = Parameter("margin", 0.2, "nonnegative", "by how much the negative must be farther than the positive")
 
-EPSILON = Parameter("epsilon", 0.01, "positive", "the distance up to which the cone point is rounded off")
-
 _HOFFER = "E. Hoffer, N. Ailon, Deep metric learning using triplet network, 2015, arXiv:1412.6622"
 _HERMANS = "A. Hermans, L. Beyer, B. Leibe, In defense of the triplet loss, 2017, arXiv:1703.07737"
-_DEZA = "M. M. Deza, E. Deza, Encyclopedia of Distances, Springer 2009"
-_CHARBONNIER = "P. Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994"
 _SCHROFF = "F. Schroff, D. Kalenichenko, J. Philbin, FaceNet, CVPR 2015, arXiv:1503.03832"
 
 _DISTANCES = (
@@ -228,33 +224,6 @@ _DISTANCES = (
         title="squared Euclidean distance",
         definition="sum((x - y)**2)",
         reference=_SCHROFF,
-    ),
-    Distance(
-        name="l1",
-        title="Manhattan distance, the sum of the differences of the components",
-        definition="sum(abs(x - y))",
-        reference=_DEZA,
-        singularities=(
-            Singularity(
-                locus="sum(abs(x - y))",
-                where="x_k = y_k for some k",
-                why="the difference of a component has a kink: its subdifferential is [-1, 1], and 0 is its middle",
-            ),
-        ),
-    ),
-    Distance(
-        name="l2-smooth",
-        title="Euclidean distance with its cone point rounded off",
-        definition="sqrt(sum((x - y)**2) + epsilon**2) - epsilon",
-        reference=_CHARBONNIER,
-        parameters=(EPSILON,),
-    ),
-    Distance(
-        name="cosine",
-        title="cosine distance, 1 less the cosine of the angle",
-        definition="1 - sum(x*y) / (sqrt(sum(x**2)) * sqrt(sum(y**2)))",
-        reference=_DEZA,
-        on_units="sum((x - y)**2) / 2",
     ),
 )
 

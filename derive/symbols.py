@@ -97,7 +97,8 @@ def definition_of(distance: Distance, first: sp.IndexedBase, second: sp.IndexedB
 
 def _read(distance: Distance, formula: Definition, first: sp.IndexedBase, second: sp.IndexedBase) -> sp.Expr:
     vectors = {"x": lambda index: first[index], "y": lambda index: second[index]}
-    return formula.read(SYMPY, _parameters(distance), vectors)
+    value = formula.read(SYMPY, _parameters(distance), vectors)
+    return value.replace(sp.Abs, absolute)  # SymPy makes its own of sqrt(z^2), whose second derivative has no value
 
 
 def loss_of(loss: Loss) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]:

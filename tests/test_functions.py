@@ -13,6 +13,7 @@ from derive_triplet.derive.functions import (
     absolute,
     expand_nodes,
     expm1,
+    hypot,
     log1p,
     logaddexp,
     masked_ratio,
@@ -39,6 +40,7 @@ DEFINITIONS = {
     log1p: lambda z: mpmath.log(1 + z**2),
     expm1: lambda z: mpmath.exp(z) - 1,
     tanh: lambda z: (mpmath.exp(z) - mpmath.exp(-z)) / (mpmath.exp(z) + mpmath.exp(-z)),
+    hypot: lambda z: mpmath.sqrt(z**2 + 1),
     logaddexp: lambda z: mpmath.log(mpmath.exp(z) + mpmath.e),
     select: lambda z: (z**2 - z + abs(z) * (z + 1)) / 2,
 }
@@ -46,7 +48,7 @@ DEFINITIONS = {
 
 def applied(node: type[Node], z: sp.Expr = Z) -> sp.Expr:
     """A node as a function of one real number."""
-    several = {log1p: (z**2,), logaddexp: (z, 1), select: (z, z**2, -z)}
+    several = {log1p: (z**2,), hypot: (z, 1), logaddexp: (z, 1), select: (z, z**2, -z)}
     return node(*several.get(node, (z,)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import mpmath
 import pytest
 import sympy as sp
+from objectives import COVER
 
 from derive_triplet.derive import symbols
 from derive_triplet.derive.catalogue import DISTANCES, LOSSES, Loss, Objective
@@ -30,9 +31,9 @@ from derive_triplet.derive.symbols import EMBEDDINGS
 RATIO = Loss("ratio", "not a function of the difference", "d_pos / (1 + d_neg)", "made up")
 NORMALIZED = "normalized "
 PAIRS = [
-    *product(DISTANCES, LOSSES),
+    *COVER,
     *product(DISTANCES, ["ratio"]),
-    *((norm, NORMALIZED + loss) for norm, loss in product(DISTANCES, [*LOSSES, "ratio"])),
+    *((norm, NORMALIZED + loss) for norm, loss in (*COVER, *product(DISTANCES, ["ratio"]))),
 ]
 pairs = pytest.mark.parametrize(("norm", "loss"), PAIRS)
 TOLERANCE = mpmath.mpf(10) ** -50

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from objectives import COVER, named
 
 from derive_triplet import DISTANCES, LOSSES, Objective, differentiate, generate
 from derive_triplet.derive import symbols
@@ -357,7 +357,7 @@ def proof_of(objective: Objective) -> Any:
     return generate(differentiate(objective), "latex").facts["proof"]
 
 
-OBJECTIVES = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+OBJECTIVES = named(COVER)
 OBJECTIVES += [
     Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True),
     Objective(DISTANCES["l2-squared"], LOSSES["hinge"], normalize=True),

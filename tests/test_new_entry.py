@@ -11,6 +11,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+from objectives import OTHERS
 
 from derive_triplet import (
     DISTANCES,
@@ -109,26 +110,24 @@ def test_the_generated_caffe_layer_is_verified(objective: Objective) -> None:
     assert report.level.startswith("run (Caffe)")
 
 
-KINKS = (Singularity("sum(abs(x - y))", "x_k = y_k for some k", "a component has a kink there"),)
-CITYBLOCK = Distance("cityblock", "a sum of magnitudes", "sum(abs(x - y))", "made up", (), KINKS)
 LOGARITHM = Distance("logarithm", "it grows slowly", "log(2 + sum((x - y)**2))", "made up")
 
 
-@pytest.mark.parametrize("distance", [CITYBLOCK, LOGARITHM], ids=lambda distance: distance.name)
+@pytest.mark.parametrize("distance", [*OTHERS.values(), LOGARITHM], ids=lambda distance: distance.name)
 def test_every_function_of_the_language_is_verified_in_numpy(distance: Distance) -> None:
     report = verify(product(Objective(distance, LOSSES["softmax-nll"]), "numpy"))
     assert report.passed, str(report)
 
 
 @pytest.mark.needs("nvrtc")
-@pytest.mark.parametrize("distance", [CITYBLOCK, LOGARITHM], ids=lambda distance: distance.name)
+@pytest.mark.parametrize("distance", [*OTHERS.values(), LOGARITHM], ids=lambda distance: distance.name)
 def test_every_function_of_the_language_compiles_as_cuda(distance: Distance) -> None:
     report = verify(product(Objective(distance, LOSSES["softmax-nll"]), "cuda"))
     assert report.passed, str(report)
 
 
 @pytest.mark.needs("caffe")
-@pytest.mark.parametrize("distance", [CITYBLOCK, LOGARITHM], ids=lambda distance: distance.name)
+@pytest.mark.parametrize("distance", [*OTHERS.values(), LOGARITHM], ids=lambda distance: distance.name)
 def test_every_function_of_the_language_is_verified_in_caffe(distance: Distance) -> None:
     report = verify(product(Objective(distance, LOSSES["softmax-nll"]), "caffe"))
     assert report.passed, str(report)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from objectives import COVER
 
 from derive_triplet import DISTANCES, LOSSES, Objective
 from derive_triplet.derive import pictures
@@ -87,7 +88,7 @@ def descent(norm: str, loss: str, x: float, y: float) -> tuple[float, float]:
     return -slope * (toward[0] - away[0]), -slope * (toward[1] - away[1])
 
 
-FIELDS = list(itertools.product(DISTANCES, LOSSES))
+FIELDS = COVER
 each_field = pytest.mark.parametrize(("norm", "loss"), FIELDS)
 
 

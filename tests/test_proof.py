@@ -12,6 +12,7 @@ from importlib.resources import files
 import mpmath
 import pytest
 import sympy as sp
+from objectives import COVER, named
 
 from derive_triplet import (
     DISTANCES,
@@ -38,7 +39,7 @@ from derive_triplet.derive.table import EXAMPLE, least_on_units, loss_at, table_
 from derive_triplet.derive.targets.latex import LatexTarget
 from derive_triplet.derive.verify.reference import reference
 
-RAW = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+RAW = named(COVER)
 NORMALIZED = [
     Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True),
     Objective(DISTANCES["l2-squared"], LOSSES["hinge"], normalize=True),

@@ -11,6 +11,7 @@ from typing import Any
 import mpmath
 import pytest
 import sympy as sp
+from objectives import COVER, OTHERS
 
 from derive_triplet import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, StepError, differentiate
 from derive_triplet.derive import rescale as module
@@ -26,14 +27,12 @@ HALF = Distance("half-squared", "half the squared distance", "sum((x - y)**2) / 
 RMS = Distance("half-l2", "half the distance", "sqrt(sum((x - y)**2)) / 2", "made up")
 SCALED = Distance("scaled-squared", "a squared distance with a unit", "scale * sum((x - y)**2)", "made up", (SCALE,))
 INNER = Distance("inner", "negative inner product", "-sum(x * y)", "made up")
-CITYBLOCK = Distance("cityblock", "a sum of magnitudes", "sum(abs(x - y))", "made up")
 LOGARITHM = Distance("logarithm", "it grows slowly", "log(2 + sum((x - y)**2))", "made up")
 RATIO = Loss("ratio", "squared over distance", "d_pos**2 / (1 + d_neg)", "made up")
 PRODUCT = Loss("product", "a saddle", "(d_pos - 1) * (d_neg - 1)", "made up")
 
 CATALOGUE = [
-    Objective(DISTANCES[norm], LOSSES[loss], normalize)
-    for norm, loss, normalize in product(DISTANCES, LOSSES, (False, True))
+    Objective(DISTANCES[norm], LOSSES[loss], normalize) for (norm, loss), normalize in product(COVER, (False, True))
 ]
 # distance, loss, whether there are scales, whether the full range is promised
 TABLE = [
@@ -44,12 +43,16 @@ TABLE = [
     (Objective(DISTANCES["l2"], PRODUCT), True, False),
     (Objective(DISTANCES["l2-squared"], RATIO), True, False),
     (Objective(LOGARITHM, LOSSES["softmax-nll"]), True, False),
+    (Objective(HALF, LOSSES["softmax-mse"]), True, True),
+    *(
+        (Objective(other, LOSSES["hinge"], normalize), True, True)
+        for other in OTHERS.values()
+        for normalize in (False, True)
+    ),
     # one weight for differences of two sums
-    (Objective(HALF, LOSSES["softmax-mse"]), False, False),
     (Objective(SCALED, LOSSES["softmax-nll"]), False, False),
-    # no differences, or none whose sum is multiplied by a power of the scale
+    # no differences
     (Objective(INNER, LOSSES["hinge"]), False, False),
-    (Objective(CITYBLOCK, LOSSES["hinge"]), False, False),
 ]
 table = pytest.mark.parametrize(("objective", "scaled", "full_range"), TABLE, ids=lambda v: getattr(v, "stem", str(v)))
 with_scales = pytest.mark.parametrize("objective", [o for o, scaled, _ in TABLE if scaled], ids=lambda o: o.stem)

@@ -10,6 +10,7 @@ from typing import Any
 import mpmath
 import pytest
 import sympy as sp
+from objectives import COVER
 
 from derive_triplet import DISTANCES, LOSSES, Distance, Objective, differentiate
 from derive_triplet.derive import second, symbols
@@ -27,7 +28,7 @@ CURVATURE = {
     "softmax-nll": lambda s, q, t: s * q / t**2,
     "hinge": lambda s, q, t: mpmath.mpf(0),
 }
-each_objective = pytest.mark.parametrize(("norm", "loss"), list(itertools.product(DISTANCES, LOSSES)))
+each_objective = pytest.mark.parametrize(("norm", "loss"), COVER)
 
 
 def twice(norm: str, loss: str) -> second.SecondDerivation:
@@ -103,7 +104,7 @@ def block_entry(derivation: Derivation, lemma: Lemma, vectors: dict[str, list[An
 
 # moving both arguments by the same changes it, and its slope is no function of the distance
 TILTED = Distance("tilted", "not invariant", "sum((x - 2*y)**2) + sqrt(1 + sum(x**2))", "made up")
-DERIVATIONS = [differentiate(norm, loss) for norm, loss in itertools.product(DISTANCES, LOSSES)]
+DERIVATIONS = [differentiate(norm, loss) for norm, loss in COVER]
 DERIVATIONS.append(differentiate(Objective(TILTED, LOSSES["softmax-mse"])))
 each_derivation = pytest.mark.parametrize("derivation", DERIVATIONS, ids=lambda d: d.objective.stem)
 

@@ -23,6 +23,7 @@ class CppPrinter(InfixPrinter):
         "tanh": "hyperbolic_tangent",
         "hypot": "hypotenuse",
         "logaddexp": "log_of_sum_of_exponentials",
+        "Abs": "magnitude",
         "absolute": "magnitude",
         "signum": "sign",
     }

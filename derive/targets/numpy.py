@@ -33,6 +33,8 @@ class NumpyPrinter(InfixPrinter):
         "sqrt": "np.sqrt",
         "exp": "np.exp",
         "log": "np.log",
+        "Abs": "np.abs",
+        "sign": "np.sign",
         "absolute": "np.abs",
         "signum": "np.sign",
         **{name: f"np.{name}" for name in ("log1p", "expm1", "tanh", "hypot", "logaddexp")},

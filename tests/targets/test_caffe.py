@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from objectives import COVER, named
 
 from derive_triplet import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Product, differentiate, generate
 from derive_triplet.derive.targets.caffe import layer_type
@@ -30,7 +30,7 @@ HINGE = Objective(DISTANCES["l2-squared"], LOSSES["hinge"])
 TWO_PARAMETERS = Objective(SCALED, LOSSES["hinge"])
 NO_PARAMETERS = Objective(DISTANCES["l2"], RATIO)
 OBJECTIVES = [MSE, HINGE, TWO_PARAMETERS, NO_PARAMETERS]
-CATALOGUE = [Objective(d, loss) for d, loss in itertools.product(DISTANCES.values(), LOSSES.values())]
+CATALOGUE = named(COVER)
 DTYPES = ["float32", "float64"]
 
 needs_caffe = pytest.mark.needs("caffe")

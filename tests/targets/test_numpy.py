@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from objectives import COVER
 
-from derive_triplet import DISTANCES, LOSSES, Product, differentiate, generate, verify
+from derive_triplet import Product, differentiate, generate, verify
 from derive_triplet.derive.targets.numpy import load
 
-OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
+OBJECTIVES = list(COVER)
 DTYPES = ("float32", "float64")
 NAMES = ("x", "x_pos", "x_neg")
 BAD_PARAMETERS = {"positive": (0.0, -1.0, np.nan, np.inf), "nonnegative": (-1.0, np.nan, np.inf)}

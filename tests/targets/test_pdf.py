@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from objectives import COVER, named
 
 from derive_triplet import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Product, differentiate, generate
 from derive_triplet.cli import main
@@ -21,7 +21,7 @@ from derive_triplet.derive.targets import pdf as pdf_target
 from derive_triplet.derive.typeset import HOW_TO_GET_ONE, find_engine, typeset
 
 COMMITTED = Path(__file__).parents[2] / "generated"
-OBJECTIVES = [Objective(distance, loss) for loss, distance in itertools.product(LOSSES.values(), DISTANCES.values())]
+OBJECTIVES = named(COVER)
 NORMALIZED = [
     Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True),
     Objective(DISTANCES["l2-squared"], LOSSES["softmax-nll"], normalize=True),

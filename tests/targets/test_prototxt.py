@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import subprocess
 from typing import Any
 
 import numpy as np
 import pytest
+from objectives import COVER
 
 from derive_triplet import (
     DISTANCES,
-    LOSSES,
     DefinitionError,
     Loss,
     Objective,
@@ -23,7 +22,7 @@ from derive_triplet import (
 )
 from derive_triplet.derive.verify.caffe import build
 
-OBJECTIVES = list(itertools.product(DISTANCES, LOSSES, (False, True)))
+OBJECTIVES = [(*pair, normalize) for pair in COVER for normalize in (False, True)]
 objectives = pytest.mark.parametrize(("norm", "loss", "normalize"), OBJECTIVES)
 
 

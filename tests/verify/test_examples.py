@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from objectives import EVERY, named
 
 from derive_triplet import DISTANCES, LOSSES, Objective, differentiate, generate
 from derive_triplet.derive.targets.numpy import load
 from derive_triplet.derive.verify.examples import DIM, ROWS, examples
 
-OBJECTIVES = [Objective(d, loss) for d, loss in itertools.product(DISTANCES.values(), LOSSES.values())]
+OBJECTIVES = named(EVERY)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)

@@ -5,7 +5,6 @@ A plant names the loss and the distance it is for, where it is not for all, and 
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from objectives import COVER
 
 from derive_triplet import DISTANCES, LOSSES, Product, Report, differentiate, generate, verify
 from derive_triplet.derive.lower import lower
@@ -20,7 +20,7 @@ from derive_triplet.derive.targets.base import Settings
 from derive_triplet.derive.targets.numpy import NumpyTarget
 from derive_triplet.derive.verify import nvcc, nvrtc
 
-OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
+OBJECTIVES = list(COVER)
 
 
 @dataclass(frozen=True)

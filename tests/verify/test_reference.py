@@ -12,13 +12,14 @@ from typing import Any
 
 import mpmath
 import pytest
+from objectives import COVER
 
 from derive_triplet import DISTANCES, LOSSES, objective
 from derive_triplet.derive.highprecision import objective_value
 from derive_triplet.derive.verify import reference as reference_module
 from derive_triplet.derive.verify.reference import Reference, reference
 
-OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
+OBJECTIVES = list(COVER)
 PARAMETERS = {"temperature": 0.75, "margin": 0.25}
 DERIVING = {"differentiate", "lemmas", "stabilise", "kernel", "lower", "functions", "steps", "symbols", "properties"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from objectives import COVER
 
 from derive_triplet import (
     DISTANCES,
@@ -33,7 +33,7 @@ from derive_triplet.derive.targets.numpy import load
 from derive_triplet.derive.verify.caffe import build, composed, layer, train
 from derive_triplet.derive.verify.caffe.composed import NetRunner
 
-OBJECTIVES = list(itertools.product(DISTANCES, LOSSES, (False, True)))
+OBJECTIVES = [(*pair, normalize) for pair in COVER for normalize in (False, True)]
 objectives = pytest.mark.parametrize(("norm", "loss", "normalize"), OBJECTIVES)
 DTYPES = ("float32", "float64")
 EXACT: dict[str, dict[str, float]] = {"temperature": {"temperature": 0.5}, "margin": {"margin": 0.25}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from objectives import COVER
 
-from derive_triplet import DISTANCES, LOSSES, Product, Report, UsageError, differentiate, generate, verify
+from derive_triplet import Product, Report, UsageError, differentiate, generate, verify
 from derive_triplet.derive.verify import nvcc
 from derive_triplet.derive.verify.caffe import build, gpu, layer
 
-OBJECTIVES = list(itertools.product(DISTANCES, LOSSES))
+OBJECTIVES = list(COVER)
 DTYPES = {"float32", "float64"}
 
 needs_caffe, needs_nvcc = pytest.mark.needs("caffe"), pytest.mark.needs("nvcc")
