@@ -48,7 +48,7 @@ def naive(derivation: Derivation, dtype: str) -> Runner:
         values = {name: number(value) for name, value in parameters.items()}
         of_loss, of_distance = (_own(entry, values) for entry in (objective.loss, objective.distance))
         raw = [embedding.astype(number) for embedding in (x, x_pos, x_neg)]
-        norms = [np.sqrt(np.sum(e * e, axis=1, keepdims=True)) if objective.normalize else 1 for e in raw]
+        norms = [np.sqrt(np.sum(e * e, axis=1, keepdims=True)) if objective.of_units else 1 for e in raw]
         a, b, c = (embedding / norm for embedding, norm in zip(raw, norms, strict=True))
         to_pos, to_neg = (_distance(algebra, objective.distance, a, other, of_distance) for other in (b, c))
         slope_pos, slope_neg = (slope(to_pos, to_neg, *of_loss.values()) for slope in slopes)
@@ -58,7 +58,7 @@ def naive(derivation: Derivation, dtype: str) -> Runner:
             slope_pos * second(a, b, to_pos, *of_distance.values()),
             slope_neg * second(a, c, to_neg, *of_distance.values()),
         ]
-        if objective.normalize:
+        if objective.of_units:
             gradients = [
                 (g - np.sum(g * unit, axis=1, keepdims=True) * unit) / norm
                 for g, unit, norm in zip(gradients, (a, b, c), norms, strict=True)
