@@ -359,28 +359,28 @@ def _inner_product(reduction: Reduction, named: Mapping[sp.Expr, str]) -> str:
 
 def apart(distance: Distance, vectors: Mapping[str, str]) -> str:
     """Where a distance has a gradient, as LaTeX: not where it is singular; `vectors` are what to call x and y."""
-    components = {f"{name}_k": f"{latex}_{{k}}" for name, latex in vectors.items()}
-    words = {**vectors, **components, "for": r"\text{ for }", "some": r"\text{all }"}
-    return r",\ ".join(
-        re.sub(r"\w+", lambda word: words.get(word[0], word[0]), singularity.where).replace("=", r"\neq")
-        for singularity in distance.singularities
-    )
+    words = {**_with_components(vectors), "some": r"\text{all }"}
+    return r",\ ".join(_named(of.where, words).replace("=", r"\neq") for of in distance.singularities)
 
 
 def where(kink: Kink) -> str:
     """The points of a kink as LaTeX."""
     if kink.locus is not None:
         return f"{to_latex(kink.locus)} = 0"
-    names = {
-        **EMBEDDINGS,
-        **{f"unit_{name}": latex for name, latex in UNITS.items()},
-        **{f"{name}_k": f"{latex}_{{k}}" for name, latex in EMBEDDINGS.items()},
-        **{f"unit_{name}_k": f"{latex}_{{k}}" for name, latex in UNITS.items()},
-        **{name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")},
-        **{word: rf"\text{{ {word} }}" for word in ("or", "for")},
-        "some": r"\text{some }",
-    }
-    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), kink.where).replace(", ", r",\ ")
+    vectors = {**EMBEDDINGS, **{f"unit_{name}": latex for name, latex in UNITS.items()}}
+    scalars = {name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")}
+    words = {**_with_components(vectors), **scalars, "or": r"\text{ or }", "some": r"\text{some }"}
+    return _named(kink.where, words).replace(", ", r",\ ")
+
+
+def _with_components(vectors: Mapping[str, str]) -> dict[str, str]:
+    """The names of vectors and of their k-th components, and the word between a component and its k, as LaTeX."""
+    return {**vectors, **{f"{v}_k": f"{latex}_{{k}}" for v, latex in vectors.items()}, "for": r"\text{ for }"}
+
+
+def _named(text: str, words: Mapping[str, str]) -> str:
+    """`text` with words by what they are called in a document."""
+    return re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
 
 
 def farthest_units(distance: DistanceDerivation) -> sp.Expr | None:

@@ -9,12 +9,9 @@ from derive_triplet import DISTANCES, LOSSES, Distance, Objective, Parameter, Si
 EVERY = tuple(itertools.product(DISTANCES, LOSSES))
 """All of the catalogue: for what takes milliseconds."""
 
-COVER = (
-    *(("l2", loss) for loss in LOSSES),
-    *(("l2-squared", loss) for loss in LOSSES),
-)
-"""Each distance and each loss, for what compiles or executes: a distance and a loss have nothing to do with each other
-but for two numbers and two slopes."""
+COVER = EVERY
+"""Each distance and each loss, for what compiles or executes. A distance and a loss have nothing to do with each other
+but for two numbers and two slopes: with more of them, not every pair has to be among these."""
 
 EPSILON = Parameter("epsilon", 0.01, "positive", "the distance up to which the cone point is rounded off")
 OTHERS = {

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from objectives import OTHERS
 
 from derive_triplet import DISTANCES, LOSSES, DefinitionError, Distance, Loss, Objective, Parameter, differentiate
 from derive_triplet.derive.compose import INVERSE_SHIFT, SHIFT, compose, normalize
@@ -217,15 +218,18 @@ def test_a_normalized_loss_is_the_same_on_unit_vectors(distance: Distance, loss:
     plain, normalized = net(distance, loss), net(distance, loss, normalize=True)
     first, rest = normalized[:9], normalized[9:]
     assert first == normalize(("x", "x_pos", "x_neg"))
-    if distance.on_units:
-        assert plain == normalized
-        return
     assert [(layer.type, layer.name, layer.parameters) for layer in rest] == [
         (layer.type, layer.name, layer.parameters) for layer in plain
     ]
     assert rest[0].bottoms == ("unit_x", "unit_x_pos")
     assert rest[0].comments == ("unit_x[i] - unit_x_pos[i]",)
     assert not {"x", "x_pos", "x_neg"}.intersection(*(layer.bottoms for layer in rest))
+
+
+def test_a_distance_of_directions_is_normalized_anyway() -> None:
+    plain = net(OTHERS["cosine"], HINGE)
+    assert plain[:9] == normalize(("x", "x_pos", "x_neg"))
+    assert plain == net(OTHERS["cosine"], HINGE, normalize=True)
 
 
 def test_a_layer_of_the_loss_does_not_take_the_name_of_one_that_normalizes() -> None:
