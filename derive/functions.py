@@ -288,6 +288,11 @@ class masked_ratio(Node):  # noqa: N801
     def definition(self) -> sp.Expr:
         return self.args[0] / self.args[1]
 
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        """0 where b = 0, as the ratio is."""
+        a, b = self.args
+        return masked_ratio(sp.S.One, b) if argindex == 1 else -masked_ratio(masked_ratio(a, b), b)
+
 
 class quotient(Node):  # noqa: N801
     """a/b, divided where it stands: (a/b)/b must not become a/b^2, which may overflow."""
@@ -299,6 +304,10 @@ class quotient(Node):  # noqa: N801
 
     def definition(self) -> sp.Expr:
         return self.args[0] / self.args[1]
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        a, b = self.args
+        return 1 / b if argindex == 1 else -quotient(quotient(a, b), b)
 
 
 class product(Node):  # noqa: N801

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import mpmath
@@ -25,6 +26,7 @@ from .steps import DIGITS
 
 # a component of each embedding
 X, X_POS, X_NEG = (sp.Symbol(name, real=True) for name in symbols.EMBEDDINGS)
+INPUTS: Mapping[str, sp.Symbol] = MappingProxyType({"x": X, "x_pos": X_POS, "x_neg": X_NEG})
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,15 @@ class RowKernel:
 _REDUCE: Mapping[str, Callable[[Iterator[Any]], Any]] = {"sum": mpmath.fsum, "max": max}
 
 
-def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
-    """The loss and the gradients of one row, computed by the kernel in mpmath."""
-    rows = [
-        {X: a, X_POS: b, X_NEG: c}
-        for a, b, c in zip(*(point.vectors[name] for name in symbols.EMBEDDINGS), strict=True)
-    ]
+def run(
+    kernel: RowKernel, point: Point, inputs: Mapping[str, sp.Symbol] = INPUTS
+) -> tuple[Any, dict[str, list[Any]]]:
+    """The loss, if it is computed, and the maps of one row, computed by the kernel in mpmath.
+
+    inputs: the vectors of a point whose components the kernel reads, and the symbols of these.
+    """
+    vectors = (point.vectors[name] for name in inputs)
+    rows = [dict(zip(inputs.values(), row, strict=True)) for row in zip(*vectors, strict=True)]
     scalars = {p: v for p, v in point.scalars.items() if p not in (symbols.k, symbols.l)}
 
     def elementwise(expr: sp.Expr) -> Iterator[Any]:
@@ -168,7 +173,8 @@ def run(kernel: RowKernel, point: Point) -> tuple[Any, dict[str, list[Any]]]:
             scalars[reduction.symbol] = _REDUCE[reduction.kind](elementwise(reduction.term))
         for assignment in stage.scalars:
             scalars[assignment.symbol] = evaluate(assignment.value, Point(1, {}, scalars))
-    return scalars[kernel.loss], {m.name.removeprefix("grad_"): list(elementwise(m.value)) for m in kernel.maps}
+    mapped = {m.name.partition("_")[2]: list(elementwise(m.value)) for m in kernel.maps}
+    return scalars.get(kernel.loss), mapped
 
 
 def agree(found: Sequence[Any], expected: Sequence[Any]) -> None:
