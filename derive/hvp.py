@@ -18,7 +18,7 @@ and a sign have the derivative 0 everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
@@ -40,6 +40,11 @@ DIRECTION: Mapping[str, sp.Symbol] = MappingProxyType({f"d{name}": sp.Symbol(f"d
 _RATES = dict(zip((X, X_POS, X_NEG), DIRECTION.values(), strict=True))
 _SLOPES = {sp.Symbol(name, real=True) for name in ("slope", "slope_pos", "slope_neg")}
 _STEP_DIGITS = 35  # central differences with this step err by about its square
+
+
+def product_of(kernel: RowKernel) -> Rescaled | None:
+    """The product, for kernels that have one."""
+    return hessian_product(kernel) if all(reduction.kind == "sum" for reduction in kernel.reductions) else None
 
 
 @cache
@@ -87,6 +92,7 @@ class _Forward:
         self.fixed = self.scales | {symbols.parameter(p) for p in self.kernel.parameters}
         self.values = {a.symbol: a.value for a in self.kernel.scalars}
         self.sums = {r.symbol: r.term for r in self.kernel.reductions}
+        self.roots = dict(_roots(self.kernel))
         self.components = {a.symbol: a.value for a in self.kernel.components}
         self.rates: dict[sp.Symbol, sp.Expr] = {**dict.fromkeys(self.fixed, sp.S.Zero), **_RATES}
         self.norms: dict[sp.Symbol, sp.Symbol] = {}  # from 1/norm to the rate of the norm over the norm
@@ -115,7 +121,7 @@ class _Forward:
             parts.append(weight * (self.rate_of(factor) - self.norms.get(inverse, sp.S.Zero) * factor))
         total = sp.Add(*parts)
         value = product(inverse * total, last) if last != 1 else inverse * total
-        return Assignment(sp.Symbol(gradient.name.replace("grad", "hvp"), real=True), value if total != 0 else total)
+        return Assignment(sp.Symbol(gradient.name.replace("grad", "h"), real=True), value if total != 0 else total)
 
     def assembled(self, maps: tuple[Assignment, ...]) -> RowKernel:
         """The program with all that was added."""
@@ -152,6 +158,8 @@ class _Forward:
 
     def _split(self, weight: sp.Symbol) -> _Split | None:
         above, below = _over(self.values[weight])
+        named = above.xreplace({s: self.values[s] for s in above.free_symbols & set(self.values) - _SLOPES})
+        above = named if named.free_symbols & _SLOPES else above
         slopes = above.free_symbols & _SLOPES
         number = above / slopes.pop() if len(slopes) == 1 else above
         factors = {_magnitude(sp.diff(self._taken_apart(m.value)[2], weight)) for m in self.kernel.maps} - {sp.S.Zero}
@@ -204,9 +212,12 @@ class _Forward:
 
     def rate_of(self, expr: sp.Expr) -> sp.Expr:
         """By the chain rule at the symbols."""
+        expr = expr.xreplace(self.roots)
         free = sorted(expr.free_symbols, key=str)
         total = sp.Add(*(sp.diff(expr, symbol) * self._rate(symbol) for symbol in free))
-        return sp.factor_terms(total).replace(lambda e: isinstance(e, sigmoid), self._by_name)
+        return min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops).replace(
+            lambda e: isinstance(e, sigmoid), self._by_name
+        )
 
     def _rate(self, symbol: sp.Symbol) -> sp.Expr:
         if symbol not in self.rates:
@@ -223,10 +234,15 @@ class _Forward:
             self.reductions.append(Reduction(sp.Symbol(name, real=True), term))
             return self.reductions[-1].symbol
         value = self.values[symbol]
-        rate = self.rate_of(value)
+        if roots := {root: factor for root, of in self.roots.items() if (factor := symbol / of).is_number}:
+            ((root, factor),) = roots.items()
+            rate = masked_ratio(factor**2 * self._rate(root.base), 2 * symbol)
+        else:
+            rate = self.rate_of(value)
         short = not rate.args or isinstance(value, sigmoid)
         # scales are divided by last: a product that is 0 for another factor might overflow before
-        return rate if short or rate.free_symbols & self.scales else self._name(name, rate)
+        scaled = rate.free_symbols & self.scales and symbol not in _SIDES
+        return rate if short or scaled else self._name(name, rate)
 
     def _rate_of_component(self, value: sp.Expr) -> sp.Expr:
         """As the component is written, if it is linear."""
@@ -271,6 +287,14 @@ def _magnitude(expr: sp.Expr) -> sp.Expr:
     return -expr if expr.could_extract_minus_sign() else expr
 
 
+def _roots(kernel: RowKernel) -> Iterator[tuple[sp.Expr, sp.Expr]]:
+    """The roots of sums, each as a number times the scalar that it is."""
+    for assignment in kernel.scalars:
+        for reduction in kernel.reductions:
+            if (number := assignment.value / sp.sqrt(reduction.symbol)).is_number:
+                yield sp.sqrt(reduction.symbol), assignment.symbol / number
+
+
 def _masked(value: sp.Expr) -> sp.Expr | None:
     """The factor of a product that is a masked ratio."""
     found = [factor for factor in sp.Mul.make_args(value) if isinstance(factor, masked_ratio)]
@@ -298,7 +322,7 @@ def _with_scales_last(expr: sp.Expr, scales: Iterable[sp.Symbol]) -> sp.Expr:
 
 
 def _without_dead_code(program: Rescaled) -> Rescaled:
-    """Only what leads to the maps."""
+    """Only what leads to the maps; nothing has the scale of a sum that does not."""
     kernel = program.kernel
     needed = _inside(kernel, [m.value for m in kernel.maps])
     stages: list[Stage] = []
@@ -318,8 +342,24 @@ def _without_dead_code(program: Rescaled) -> Rescaled:
         stages=tuple(stage for stage in stages if stage.reductions or stage.scalars),
         weights=tuple(weight for weight in kernel.weights if weight in needed),
     )
-    kept = {name: scale for name, scale in program.scales.items() if name in {r.name for r in kernel.reductions}}
-    return replace(program, kernel=kernel, scales=kept)
+    names = {r.name for r in kernel.reductions}
+    kept = {name: scale for name, scale in program.scales.items() if name in names}
+    ones = {scale: sp.S.One for name, scale in program.scales.items() if name not in names}
+    return replace(program, kernel=_with(kernel, ones) if ones else kernel, scales=kept)
+
+
+def _with(kernel: RowKernel, values: Mapping[sp.Symbol, sp.Expr]) -> RowKernel:
+    """The kernel with values in the place of symbols."""
+
+    def written(assignments: Iterable[Assignment]) -> tuple[Assignment, ...]:
+        return tuple(replace(a, value=a.value.xreplace(values)) for a in assignments)
+
+    return replace(
+        kernel,
+        components=written(kernel.components),
+        stages=tuple(replace(stage, scalars=written(stage.scalars)) for stage in kernel.stages),
+        maps=written(kernel.maps),
+    )
 
 
 def _inside(kernel: RowKernel, expressions: Sequence[sp.Expr]) -> set[sp.Symbol]:

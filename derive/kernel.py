@@ -152,9 +152,7 @@ class RowKernel:
 _REDUCE: Mapping[str, Callable[[Iterator[Any]], Any]] = {"sum": mpmath.fsum, "max": max}
 
 
-def run(
-    kernel: RowKernel, point: Point, inputs: Mapping[str, sp.Symbol] = INPUTS
-) -> tuple[Any, dict[str, list[Any]]]:
+def run(kernel: RowKernel, point: Point, inputs: Mapping[str, sp.Symbol] = INPUTS) -> tuple[Any, dict[str, list[Any]]]:
     """The loss, if it is computed, and the maps of one row, computed by the kernel in mpmath.
 
     inputs: the vectors of a point whose components the kernel reads, and the symbols of these.

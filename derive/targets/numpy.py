@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..differentiate import Derivation
     from ..kernel import Assignment, RowKernel
+    from ..rescale import Rescaled
     from ..verify.checks import Method
     from ..verify.report import Report
 
@@ -60,6 +61,44 @@ class NumpyPrinter(InfixPrinter):
         return f"_sum({self(term)})"
 
 
+class ShortLines(NumpyPrinter):
+    """The same, with assignments that are too long for a line taken apart: ``h = a + b``, then ``h = h - c``."""
+
+    room = 76
+    """For a name and its value, with 12 columns before it."""
+
+    def assignments(self, assignments: Iterable[Assignment]) -> list[tuple[str, str]]:
+        return [line for a in assignments for line in self.lines(a.name, a.value)]
+
+    def lines(self, name: str, value: sp.Expr, called: str = "") -> list[tuple[str, str]]:
+        """Assignments that make `value` of a name step by step; `called`, if it is another, is what ends up with it."""
+        from sympy import Symbol
+
+        from ..functions import product, quotient
+
+        called = called or name
+        if len(f"{called} = {self(value)}") <= self.room and not isinstance(value, product):
+            return [(called, self(value))]
+        if isinstance(value, (product, quotient)):
+            inner, last = value.args
+            return [*self.lines(name, inner), (called, self(value.func(Symbol(name), last)))]
+        total = next((factor for factor in value.args if factor.is_Add), None) if value.is_Mul else None
+        if total is not None:
+            return [*self.lines(name, total), (called, self(value / total * Symbol(name)))]
+        if value.is_Add:
+            return self._sum_in_lines(name, self.terms(value), called)
+        return [(called, self(value))]
+
+    def _sum_in_lines(self, name: str, terms: Sequence[str], called: str) -> list[tuple[str, str]]:
+        texts: list[str] = []
+        for term in terms:
+            if texts and len(f"{called} = {texts[-1]} {term}") <= self.room:
+                texts[-1] += f" {term}"
+            else:
+                texts.append(f"{name} {term}" if texts else term)
+        return [*((name, text) for text in texts[:-1]), (called, texts[-1])]
+
+
 def _map(gradient: Assignment, printer: NumpyPrinter) -> tuple[str, str, str]:
     """A gradient's name and printed value, and the scale by which that is multiplied last; '' for none."""
     from ..functions import product
@@ -68,13 +107,33 @@ def _map(gradient: Assignment, printer: NumpyPrinter) -> tuple[str, str, str]:
     return gradient.name, printer(value), str(scale)
 
 
+def _product_slots(second: Rescaled, embeddings: Mapping[str, str]) -> dict[str, Any]:
+    """The slots of a Hessian-vector product."""
+    from ..functions import product
+
+    scales = second.scales.values()
+    of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in second.kernel.constants}
+    mapped = ShortLines(embeddings, scales)
+    slots_ = slots(second, ShortLines(), ShortLines(embeddings | of_row, scales), mapped)
+    maps = []
+    for one in second.kernel.maps:
+        value, scale = one.value.args if isinstance(one.value, product) else (one.value, None)
+        called = f"{one.name}[:, k]"
+        if scale is None:
+            maps += mapped.lines("h", value, called)
+        else:
+            maps += [*mapped.lines("h", value), (called, f"_scaled(h, {scale})")]
+    return {**slots_, "maps": maps, "scale_names": [f"scale_{name}" for name in second.scales]}
+
+
 class NumpyTarget(Target):
     name = "numpy"
-    title = "one NumPy module: value, value_and_grad"
+    title = "one NumPy module: value, value_and_grad, hvp"
     templates = {"layer.py.jinja": "{stem}.py"}
     executable = True
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
+        from ..hvp import product_of
         from ..rescale import rescale
 
         rescaled = rescale(kernel)
@@ -84,12 +143,17 @@ class NumpyTarget(Target):
         own = slots(
             rescaled, NumpyPrinter(), NumpyPrinter(embeddings | of_row, scales), NumpyPrinter(embeddings, scales)
         )
+        second = product_of(kernel)
         return {
             **own,
+            "product": second
+            and _product_slots(second, embeddings | {f"d{name}": f"d{at}" for name, at in embeddings.items()}),
             "maps": [_map(gradient, NumpyPrinter(embeddings, scales)) for gradient in rescaled.kernel.maps],
             "squares": any("square" in function for stage in own["stages"] for _, function in stage["scales"]),
             "least": _LEAST,
-            "helpers": [name for name in _HELPERS if name in kernel.functions],
+            "helpers": [
+                name for name in _HELPERS if name in kernel.functions | (second.kernel.functions if second else set())
+            ],
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:
