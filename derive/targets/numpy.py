@@ -159,19 +159,20 @@ class NumpyTarget(Target):
     def verify(self, product: Product, thorough: bool = False) -> Report:
         import numpy as np
 
+        from ..hvp import product_of
         from ..rescale import rescale
         from ..verify.checks import DIMS, run_checks
+        from ..verify.curvature import run_product_checks
         from ..verify.report import Report
 
+        module, of, dtypes = load(product), product.objective, product.settings.dtypes
+        values, invariant = product.settings.values(of), product.derivation.translation_invariant
+        full_range = rescale(product.kernel).full_range
         checks = run_checks(
-            product.objective,
-            runner(load(product)),
-            product.settings.dtypes,
-            product.settings.values(product.objective),
-            product.derivation.translation_invariant,
-            dims=DIMS if thorough else (),
-            full_range=rescale(product.kernel).full_range,
+            of, runner(module), dtypes, values, invariant, dims=DIMS if thorough else (), full_range=full_range
         )
+        if product_of(product.kernel):
+            checks += run_product_checks(of, product_runner(module), dtypes, values, invariant, full_range)
         return Report(self.name, f"run (NumPy {np.__version__})", checks)
 
     def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:
@@ -201,5 +202,16 @@ def runner(module: ModuleType) -> Any:
         loss, gradients = module.value_and_grad(x, x_pos, x_neg, reduction=reduction, **parameters)
         alone = module.value(x, x_pos, x_neg, reduction=reduction, **parameters)
         return np.where(np.equal(loss, alone), loss, np.nan), gradients
+
+    return run
+
+
+def product_runner(module: ModuleType) -> Any:
+    """A `verify.curvature.ProductRunner` on a generated module."""
+
+    def run(
+        embeddings: Sequence[Any], direction: Sequence[Any], parameters: Mapping[str, float], reduction: str = "none"
+    ) -> Any:
+        return module.hvp(*embeddings, *direction, reduction=reduction, **parameters)
 
     return run

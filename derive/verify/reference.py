@@ -59,19 +59,16 @@ def reference(
         return distance_between(objective, a, b, parameters)
 
     toward = {
-        "pos": _distance_gradients(objective, parameters, anchor, positive),
-        "neg": _distance_gradients(objective, parameters, anchor, negative),
+        "pos": distance_gradients(objective, parameters, anchor, positive),
+        "neg": distance_gradients(objective, parameters, anchor, negative),
     }
     with mpmath.workdps(80):
         d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
-    steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
-    if objective.loss.source:  # which may bend as powers of the distances do
-        steepness += [1 / d**2 for d in (d_pos, d_neg) if d > 1]
 
     def loss() -> Callable[[Any, Any], Any]:
         return smooth_piece(objective.loss, d_pos, d_neg, parameters)
 
-    slopes = _loss_slopes(loss, d_pos, d_neg, _STEP * min([mpmath.mpf(1), *steepness]))
+    slopes = loss_slopes(loss, d_pos, d_neg, step_of(objective, parameters, d_pos, d_neg))
     with mpmath.workdps(50):
         slope = {"pos": slopes.pos, "neg": slopes.neg}
         moved_pos, moved_neg = d_pos + toward["pos"].moved, d_neg + toward["neg"].moved
@@ -103,8 +100,16 @@ def reference(
         return Reference(Exact([slopes.value], [scale]), gradients)
 
 
+def step_of(objective: Objective, parameters: Mapping[str, float], d_pos: Any, d_neg: Any) -> Any:
+    """The step of differences of a loss."""
+    steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
+    if objective.loss.source:  # which may bend as powers of the distances do
+        steepness += [1 / d**2 for d in (d_pos, d_neg) if d > 1]
+    return _STEP * min([mpmath.mpf(1), *steepness])
+
+
 @dataclass(frozen=True)
-class _Toward:
+class Toward:
     """The gradients of a distance in its two arguments, and how they move where those are not known exactly.
 
     gradients: with the scale that is added to the components' own sizes.
@@ -115,9 +120,9 @@ class _Toward:
     moved: Any
 
 
-def _distance_gradients(
+def distance_gradients(
     objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any]
-) -> _Toward:
+) -> Toward:
     """The gradients of the distance in its first and in its second argument.
 
     Differences of embeddings can be computed without rounding; unit vectors cannot, nor can products. So a distance of
@@ -130,7 +135,7 @@ def _distance_gradients(
     values = _differences(distance, a, b)
     exact = [mpmath.mpf(0)] * len(a)
     if not objective.of_units:
-        return _Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
+        return Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
     first, second = (value if any(of) else exact for value, of in zip(values, (a, b), strict=True))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
@@ -138,7 +143,7 @@ def _distance_gradients(
     def of_units(first: Sequence[Any], second: Sequence[Any]) -> Any:
         return value_on_units(objective.distance, first, second, parameters)
 
-    inner, scales = _scales(of_units, *units, together=a == b)
+    inner, scales = component_scales(of_units, *units, together=a == b)
     with mpmath.workdps(50):
         moved = mpmath.fsum(abs(g * u) for g, u in zip(chain(*inner), chain(*units), strict=True))
         raw = []
@@ -146,10 +151,10 @@ def _distance_gradients(
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
             norm = mpmath.sqrt(mpmath.fsum(c**2 for c in value)) or mpmath.mpf(1)
             raw.append([(s + along * abs(u)) / norm for s, u in zip(scale, of, strict=True)])
-    return _Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
+    return Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
 
 
-def _scales(
+def component_scales(
     distance: _Distance, a: Sequence[Any], b: Sequence[Any], together: bool
 ) -> tuple[tuple[list[Any], list[Any]], tuple[list[Any], list[Any]]]:
     """The gradients, and the sizes of their components with what relative errors of all components make of them.
@@ -178,7 +183,7 @@ def _differences(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> tup
     sizes = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v] or [mpmath.mpf(1)]
     h = _STEP * min(sizes)
     # twice the digits of the step: a distance that is smooth at 0 changes by its square
-    with mpmath.workdps(2 * _digits(max(*sizes, mpmath.mpf(1)), h) - 40):
+    with mpmath.workdps(2 * digits_of(max(*sizes, mpmath.mpf(1)), h) - 40):
         here = distance(a, b)
 
         first = [
@@ -191,7 +196,9 @@ def _differences(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> tup
 
 
 @dataclass(frozen=True)
-class _Slopes:
+class Slopes:
+    """A loss and its first and second derivatives in the two distances."""
+
     value: Any
     pos: Any
     neg: Any
@@ -200,9 +207,9 @@ class _Slopes:
     neg_neg: Any
 
 
-def _loss_slopes(piece: Callable[[], Callable[[Any, Any], Any]], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
+def loss_slopes(piece: Callable[[], Callable[[Any, Any], Any]], d_pos: Any, d_neg: Any, h: Any) -> Slopes:
     """A smooth piece of the loss with its first and second derivatives; at more digits it may be another one."""
-    digits = 20 + 2 * _digits(max(d_pos, d_neg, mpmath.mpf(1)), h)
+    digits = 20 + 2 * digits_of(max(d_pos, d_neg, mpmath.mpf(1)), h)
     for extra in (0, _SATURATED):
         with mpmath.workdps(digits + extra):
             loss = piece()
@@ -218,7 +225,7 @@ def _loss_slopes(piece: Callable[[], Callable[[Any, Any], Any]], d_pos: Any, d_n
         both = loss(d_pos + h, d_neg + h) + loss(d_pos - h, d_neg - h)
         pos_pos, neg_neg = (ahead_pos - 2 * here + behind_pos) / h**2, (ahead_neg - 2 * here + behind_neg) / h**2
         pos_neg = (both - 2 * here) / (2 * h**2) - (pos_pos + neg_neg) / 2
-        return _Slopes(here, pos, neg, pos_pos, pos_neg, neg_neg)
+        return Slopes(here, pos, neg, pos_pos, pos_neg, neg_neg)
 
 
 def _central(ahead: Any, here: Any, behind: Any, h: Any) -> Any:
@@ -234,6 +241,6 @@ def _shifted(vector: Sequence[Any], k: int, amount: Any) -> list[Any]:
     return [value + amount if index == k else value for index, value in enumerate(vector)]
 
 
-def _digits(size: Any, h: Any) -> int:
+def digits_of(size: Any, h: Any) -> int:
     """Digits that hold `size` and, 40 digits deep, a change by `h`."""
     return 40 + math.ceil(int(mpmath.mag(size / h)) * math.log10(2))

@@ -17,14 +17,14 @@ from ..highprecision import distance_between, distance_value, largest_part, locu
 Array = npt.NDArray[np.floating]
 
 # the largest power of ten whose square can still be summed over some components, and its inverse
-_SCALES = {"float32": 1e18, "float64": 1e150, "float16": 1e4, "bfloat16": 1e18}
+SCALES = {"float32": 1e18, "float64": 1e150, "float16": 1e4, "bfloat16": 1e18}
 # far beyond that, though not for what is computed in a wider type
-_FAR_SCALES = {"float32": 1e30, "float64": 1e300, "bfloat16": 1e30}
+FAR_SCALES = {"float32": 1e30, "float64": 1e300, "bfloat16": 1e30}
 _SEED = 20150412
 NOT_JUDGED = "not judged, because the loss is not defined there, has a kink within rounding, or overflows"
 """What rows are that are left out."""
 # distances without rounding; of unit vectors as well
-_ON_THE_KINK = {False: ([0.0], [0.5], [0.75]), True: ([1.0], [1.0], [-1.0])}
+ON_THE_KINK = {False: ([0.0], [0.5], [0.75]), True: ([1.0], [1.0], [-1.0])}
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,16 @@ def unjudged(objective: Objective, dtypes: Sequence[str], parameters: Mapping[st
         for regime in _regimes(objective, dtype, parameters, (), False)
         if not all(_is_judged(objective, regime, row, dtype) for row in range(len(regime.x)))
     )
+
+
+def is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
+    """Whether rounding leaves a row on one side of every kink, or on it, and the loss can be judged there."""
+    if _is_own(objective):
+        return _is_judged(objective, regime, row, dtype)
+    with mpmath.workdps(400):
+        distances = _distances(objective, [embedding[row] for embedding in regime.embeddings], regime.parameters)
+        eps = FORMATS[FORMATS[dtype].computed_in].eps
+        return regime.name == "on the kink" or _is_on_one_side(objective.loss, *distances, regime.parameters, eps)
 
 
 def _is_own(objective: Objective) -> bool:
@@ -148,7 +158,7 @@ def _regimes(
         yield regime("x_neg = 0", x, other, 0 * x)
         yield regime("opposite", x, -x, -2 * x)
     for exponent, name in ((-1, "tiny"), (1, "huge")):
-        scale = _SCALES[dtype] ** exponent
+        scale = SCALES[dtype] ** exponent
         far = normal(2, 3, scale)
         yield regime(f"{name}, scale {scale:.0e}", normal(2, 3, scale), normal(2, 3, scale), normal(2, 3, scale))
         yield regime(f"{name}, equal distances", 0 * far, far, -far)
@@ -166,7 +176,7 @@ def _regimes(
     distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
     if _is_on_one_side(objective.loss, *distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
-    if full_range and dtype in _FAR_SCALES:
+    if full_range and dtype in FAR_SCALES:
         for name, scales in _far(dtype):
             made = regime(name, *(normal(1, 3, scale) for scale in scales))
             if not _is_beside_a_kink(objective, made, dtype):
@@ -177,8 +187,8 @@ def _regimes(
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
-    for changed in _parameters_on_the_kinks(objective, parameters):
-        x, x_pos, x_neg = (np.array([row]) for row in _ON_THE_KINK[objective.of_units])
+    for changed in parameters_on_the_kinks(objective, parameters):
+        x, x_pos, x_neg = (np.array([row]) for row in ON_THE_KINK[objective.of_units])
         yield regime("on the kink", x, x_pos, x_neg, **changed)
 
 
@@ -196,7 +206,7 @@ def _is_beside_a_kink(objective: Objective, regime: Regime, dtype: str) -> bool:
 
 def _far(dtype: str) -> Iterator[tuple[str, tuple[float, float, float]]]:
     """Scales of x, x_pos and x_neg at which squares are outside the range of what is computed in."""
-    large, small, format_ = _FAR_SCALES[dtype], 1 / _FAR_SCALES[dtype], FORMATS[dtype]
+    large, small, format_ = FAR_SCALES[dtype], 1 / FAR_SCALES[dtype], FORMATS[dtype]
     computed = FORMATS[format_.computed_in]
     yield f"far, scale {small:.0e}", (small, small, small)
     yield f"far, scale {large:.0e}", (large, large, large)
@@ -221,10 +231,10 @@ def _degree(objective: Objective) -> float:
     return float(mpmath.log(large / small, 2)) if 0 < small != large > 0 else 1.0
 
 
-def _parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
-    """For each kink of the loss, a parameter that puts `_ON_THE_KINK` exactly on it, without rounding."""
+def parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
+    """For each kink of the loss, a parameter that puts `ON_THE_KINK` exactly on it, without rounding."""
     with mpmath.workdps(60):
-        d_pos, d_neg = _distances(objective, _ON_THE_KINK[objective.of_units], parameters)
+        d_pos, d_neg = _distances(objective, ON_THE_KINK[objective.of_units], parameters)
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 

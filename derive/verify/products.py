@@ -1,0 +1,302 @@
+"""The reference of Hessian-vector products: second derivatives of the definitions, by differences at high precision.
+
+As in `reference`, nothing is imported from the derivation, the kernel or its product. The second derivatives of a
+distance are mixed differences of its definition, those of a loss second differences of its formula, and the chain rule
+puts them together. Where a distance has a kink in a component, its derivatives in that component are 0, second ones
+like first ones; a loss has those of the formula which applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import mpmath
+
+from ..catalogue import Objective
+from ..highprecision import distance_between, smooth_piece, unit, value_on_units
+from .reference import Exact, Slopes, component_scales, digits_of, distance_gradients, loss_slopes, step_of
+
+_STEP = mpmath.mpf(10) ** -15  # differences of the second order err by about its square
+_SHIFT = mpmath.ldexp(1, -40)
+
+Vector = Sequence[Any]
+_Function = Callable[[Vector], Any]
+
+
+@dataclass(frozen=True)
+class Product:
+    """The product of the Hessian of one row by embedding name, and by how much it magnifies what slopes lose."""
+
+    of: Mapping[str, Exact]
+    magnified: Any
+
+
+def product(
+    objective: Objective,
+    embeddings: Sequence[Sequence[float]],
+    direction: Sequence[Sequence[float]],
+    parameters: Mapping[str, float],
+) -> Product:
+    """The Hessian at (x, x_pos, x_neg) times a direction, vectors of the same length.
+
+    A scale is as in `reference` the sum of the absolute values of all terms that are added up, each with what relative
+    errors of the distances make of it; the second derivative of a distance is a term that may be as large as the
+    product of the first ones over the distance.
+    """
+    x, *others = ([mpmath.mpf(float(c)) for c in embedding] for embedding in embeddings)
+    v, *of_others = ([mpmath.mpf(float(c)) for c in part] for part in direction)
+    sides = [_side(objective, parameters, x, other, [*v, *w]) for other, w in zip(others, of_others, strict=True)]
+    n = len(x)
+    slopes, moved = _slopes(objective, parameters, sides)
+    with mpmath.workdps(50):
+        swings = _Swings(slopes, moved)
+        values, scales, magnified = ([[mpmath.mpf(0)] * (2 * n) for _ in sides] for _ in range(3))
+        for a, side in enumerate(sides):
+            for i in range(2 * n):
+                values[a][i] = slopes[0].first[a] * side.bent[i]
+                scales[a][i] = swings.first[a] * side.bent_scale[i]
+                magnified[a][i] = side.bent_scale[i]
+                for b, other in enumerate(sides):
+                    curvature = slopes[0].second[a][b]
+                    values[a][i] += curvature * side.gradient.value[i] * other.rate[0]
+                    size, error = side.of_gradient(i, other)
+                    scales[a][i] += swings.second[a][b] * size + abs(curvature) * error
+                    magnified[a][i] += size + error
+        of = {
+            "x": Exact(_sum(part[:n] for part in values), _sum(part[:n] for part in scales)),
+            "x_pos": Exact(values[0][n:], scales[0][n:]),
+            "x_neg": Exact(values[1][n:], scales[1][n:]),
+        }
+        return Product(of, max(max(part) for part in magnified))
+
+
+def _sum(vectors: Iterable[Vector]) -> list[Any]:
+    return [mpmath.fsum(parts) for parts in zip(*vectors, strict=True)]
+
+
+# ---------------------------------------------------------------- a loss
+
+
+@dataclass(frozen=True)
+class _Derivatives:
+    """First and second derivatives in (d_pos, d_neg)."""
+
+    first: tuple[Any, Any]
+    second: tuple[tuple[Any, Any], tuple[Any, Any]]
+
+
+class _Swings:
+    """Sizes of derivatives with how much they change as the distances move by their own sizes."""
+
+    def __init__(self, slopes: Sequence[_Derivatives], moved: Sequence[Any]) -> None:
+        here, *beside = slopes
+        both = (0, 1)
+        self.first = [abs(here.first[a]) + mpmath.fsum(moved[b] * abs(here.second[a][b]) for b in both) for a in both]
+        self.second = [
+            [
+                abs(here.second[a][b])
+                + mpmath.fsum(abs(there.second[a][b] - here.second[a][b]) / _SHIFT for there in beside)
+                for b in both
+            ]
+            for a in both
+        ]
+
+
+def _slopes(
+    objective: Objective, parameters: Mapping[str, float], sides: Sequence[_Side]
+) -> tuple[list[_Derivatives], list[Any]]:
+    """The derivatives of a loss here, and with each of the distances moved; and how far these move."""
+    distances = [side.distance for side in sides]
+    h = step_of(objective, parameters, *distances)
+    piece = partial(smooth_piece, objective.loss, *distances, parameters)
+    moved = [side.distance + side.moved for side in sides]
+    with mpmath.workdps(80):
+        beside = [(moved[0] * _SHIFT + distances[0], distances[1]), (distances[0], moved[1] * _SHIFT + distances[1])]
+    return [_derivatives(loss_slopes(piece, *pair, h)) for pair in (distances, *beside)], moved
+
+
+def _derivatives(of: Slopes) -> _Derivatives:
+    return _Derivatives((of.pos, of.neg), ((of.pos_pos, of.pos_neg), (of.pos_neg, of.neg_neg)))
+
+
+# ---------------------------------------------------------------- a distance
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A distance as a function of the components of both its arguments, and how it changes in a direction.
+
+    moved: by how much it moves when the components of unit vectors move by their own size.
+    gradient: its components, with what errors in unit vectors make of them. rate: of the distance, the sum of the sizes
+    of its terms, and of such errors. bent: the rates of the components of the gradient.
+    """
+
+    distance: Any
+    moved: Any
+    gradient: Exact
+    rate: tuple[Any, Any, Any]
+    bent: Vector
+    bent_scale: Vector
+
+    def of_gradient(self, i: int, other: _Side) -> tuple[Any, Any]:
+        """The size of a component of the gradient times a rate, before its terms are added up, and of errors in it."""
+        size, (_, along, error) = abs(self.gradient.value[i]), other.rate
+        return size * along, self.gradient.scale[i] * along + size * error
+
+
+def _side(objective: Objective, parameters: Mapping[str, float], a: Vector, b: Vector, v: Vector) -> _Side:
+    n = len(a)
+
+    def distance(z: Vector) -> Any:
+        return distance_between(objective, z[:n], z[n:], parameters)
+
+    toward = distance_gradients(objective, parameters, a, b)
+    hessian = _hessian(distance, [*a, *b])
+    with mpmath.workdps(80):
+        value = distance([*a, *b])
+    with mpmath.workdps(50):
+        gradient = [*toward.gradients[0].value, *toward.gradients[1].value]
+        more = [*toward.gradients[0].scale, *toward.gradients[1].scale]
+        sizes = [abs(c) for c in v]
+        rate = _dot(gradient, v), _dot(map(abs, gradient), sizes), _dot(more, sizes)
+        bent = [_dot(row, v) for row in hessian]
+        if objective.of_units:
+            bent_scale = _bent_scale_on_units(objective, parameters, a, b, v)
+        else:
+            bent_scale = _bent_scale(hessian, gradient, value, v)
+        return _Side(value, toward.moved, Exact(gradient, more), rate, bent, bent_scale)
+
+
+def _dot(a: Iterable[Any], b: Iterable[Any]) -> Any:
+    return mpmath.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _hessian(function: _Function, z: Vector) -> list[list[Any]]:
+    """By differences; 0 in components where the function has a kink."""
+    h = _STEP * min(_sizes(z))
+    size = len(z)
+    with mpmath.workdps(_precision(z, h)):
+        here = function(z)
+
+        def at(*moves: tuple[int, Any]) -> Any:
+            moved = list(z)
+            for k, amount in moves:
+                moved[k] += amount
+            return function(moved)
+
+        ahead, behind = ([at((k, sign * h)) for k in range(size)] for sign in (1, -1))
+        second = [ahead[k] - 2 * here + behind[k] for k in range(size)]
+        nearer = [at((k, h / 2)) - 2 * here + at((k, -h / 2)) for k in range(size)]
+        # halving the step takes a quarter of a second difference, but half of a kink
+        kinks = [abs(half) > abs(whole) * 3 / 8 for half, whole in zip(nearer, second, strict=True)]
+        hessian = [[mpmath.mpf(0)] * size for _ in range(size)]
+        for k in range(size):
+            hessian[k][k] = mpmath.mpf(0) if kinks[k] else second[k] / h**2
+        for j, k in combinations([k for k in range(size) if not kinks[k]], 2):
+            both = at((j, h), (k, h)) - 2 * here + at((j, -h), (k, -h))
+            hessian[j][k] = hessian[k][j] = (both - second[j] - second[k]) / (2 * h**2)
+        return hessian
+
+
+def _precision(z: Vector, h: Any) -> int:
+    """Digits that hold a second difference with the step h."""
+    return 2 * digits_of(max(*_sizes(z), mpmath.mpf(1)), h) - 40
+
+
+def _sizes(z: Vector) -> list[Any]:
+    """Of what is not 0 among components and differences of both arguments."""
+    n = len(z) // 2
+    return [abs(c) for c in (*z, *(z[k] - z[n + k] for k in range(n))) if c] or [mpmath.mpf(1)]
+
+
+def _bent_scale(hessian: Sequence[Vector], gradient: Vector, distance: Any, v: Vector) -> list[Any]:
+    """The sum of the sizes of the terms of the Hessian times v.
+
+    A root of a sum, which is x, has the second derivative (x'' - d' d')/d, so that terms of the size of d' d'/d cancel.
+    """
+    roots = distance and any(map(any, hessian))
+    along = _dot(map(abs, gradient), map(abs, v)) / distance if roots else mpmath.mpf(0)
+    return [_dot(map(abs, row), map(abs, v)) + abs(g) * along for row, g in zip(hessian, gradient, strict=True)]
+
+
+def _bent_scale_on_units(
+    objective: Objective, parameters: Mapping[str, float], a: Vector, b: Vector, v: Vector
+) -> list[Any]:
+    """The same for a distance of unit vectors, which are not known without an error, and turn with the direction."""
+    n = len(a)
+    parts = ((a, v[:n]), (b, v[n:]))
+    norms = [mpmath.sqrt(_dot(of, of)) or mpmath.mpf(1) for of, _ in parts]
+    units = [*unit(a), *unit(b)]
+    turned, turned_scale, stretched = [], [], []
+    for at, ((_, w), norm) in enumerate(zip(parts, norms, strict=True)):
+        u = units[n * at : n * (at + 1)]
+        along, most = _dot(u, w), _dot(map(abs, u), map(abs, w))
+        turned += [(c - e * along) / norm for c, e in zip(w, u, strict=True)]
+        turned_scale += [(abs(c) + abs(e) * most) / norm for c, e in zip(w, u, strict=True)]
+        stretched.append(most / norm)
+
+    def distance(z: Vector) -> Any:
+        return value_on_units(objective.distance, z[:n], z[n:], parameters)
+
+    with mpmath.workdps(80):
+        value = distance(units)
+    inner, scales = component_scales(partial(_between, distance), units[:n], units[n:], together=a == b)
+    gradient, scale = [*inner[0], *inner[1]], [*scales[0], *scales[1]]
+    bent = _bent_scale(_hessian(distance, units), gradient, value, turned_scale)
+    bent = [one + more for one, more in zip(bent, _sensitivity(distance, units, turned, a == b), strict=True)]
+    result = []
+    for at, (norm, stretch) in enumerate(zip(norms, stretched, strict=True)):
+        own = slice(n * at, n * (at + 1))
+        u, g, w, t = ([abs(c) for c in of[own]] for of in (units, scale, bent, turned_scale))
+        along = _dot(u, g)
+        more = _dot(t, g) + _dot(u, w)
+        result += [(w[k] + along * t[k] + more * u[k] + stretch * (g[k] + along * u[k])) / norm for k in range(n)]
+    return result
+
+
+def _between(function: _Function, a: Vector, b: Vector) -> Any:
+    return function([*a, *b])
+
+
+def _sensitivity(function: _Function, z: Vector, direction: Vector, together: bool) -> list[Any]:
+    """What relative errors in the components make of the rates of a gradient, whatever their signs are.
+
+    together: both arguments have the same errors.
+    """
+    n = len(z) // 2
+    here = _rates(function, z, direction)
+    found = [mpmath.mpf(0)] * len(z)
+    for k in range(n if together else 2 * n):
+        if not z[k]:
+            continue
+        moved = [c + _SHIFT * abs(z[k]) * (j == k or (together and j == n + k)) for j, c in enumerate(z)]
+        for i, (late, early) in enumerate(zip(_rates(function, moved, direction), here, strict=True)):
+            found[i] += abs(late - early) / _SHIFT
+    return found
+
+
+def _rates(function: _Function, z: Vector, direction: Vector) -> list[Any]:
+    """The rates of the components of a gradient; 0 where there is a kink."""
+    longest = max(map(abs, direction))
+    if not longest or not function(z):
+        return [mpmath.mpf(0)] * len(z)
+    h = _STEP * min(_sizes(z))
+    along = [c * h / longest for c in direction]
+    with mpmath.workdps(_precision(z, h)):
+
+        def second(of: Sequence[tuple[int, Any]], sign: int) -> Any:
+            moved = [c + sign * d for c, d in zip(z, along, strict=True)]
+            for k, amount in of:
+                moved[k] += amount
+            return function(moved)
+
+        rates = []
+        for k in range(len(z)):
+            ahead, behind = ([(k, sign * h)] for sign in (1, -1))
+            rate = second(ahead, 1) - second(ahead, -1) - second(behind, 1) + second(behind, -1)
+            rates.append(rate / (4 * h * h) * longest)
+        return rates
