@@ -95,8 +95,11 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
     def normal(scale: float = 1.0, size: int = dim) -> Array:
         return scale * random.uniform(-1, 1, size)
 
-    def case(regime: str, x: Array, x_pos: Array, x_neg: Array, scale: float = 1.0, **changed: float) -> Case:
-        direction = tuple(normal(scale, len(x)) for _ in EMBEDDINGS)
+    def case(
+        regime: str, x: Array, x_pos: Array, x_neg: Array, scale: float | Sequence[float] = 1.0, **changed: float
+    ) -> Case:
+        each = scale if isinstance(scale, Sequence) else (scale,) * 3
+        direction = tuple(normal(one, len(x)) for one in each)
         rows = (*(np.asarray(row, np.float64) for row in (x, x_pos, x_neg)), *direction)
         kept = dtype if max(abs(math.log2(np.max(np.abs(row)) or 1)) for row in rows) > 100 else shared
         held = [FORMATS[kept].rounded(row).astype(FORMATS[dtype].dtype) for row in rows]
@@ -124,8 +127,8 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
     if full_range and dtype in FAR_SCALES:
         large = FAR_SCALES[dtype]
         scales += [(1 / large,) * 3, (large,) * 3, (1 / large, 1 / large, 1.0), (1 / large, 1.0, 1 / large)]
-    for of in scales:
-        yield case("far scales", *(normal(scale) for scale in of), max(of))
+    for of in scales:  # the product of a short embedding that is normalized magnifies its part of the direction twice
+        yield case("far scales", *(normal(scale) for scale in of), of if objective.of_units else max(of))
     for kink in parameters_on_the_kinks(objective, parameters):
         yield case("on the kink", *map(np.array, ON_THE_KINK[objective.of_units]), **kink)
 
