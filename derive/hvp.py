@@ -199,14 +199,29 @@ class _Forward:
         if split := self.splits.get(weight):
             rate = self.rate_of(split.above) - weight * self.below[weight]
         else:
-            rate = _with_scales_last(self.rate_of(self.values[weight]), self.scales)
+            rate = self._with_scales_last(self.rate_of(self.values[weight]), f"scaled_{self._turn_of(weight)}")
         if rate == 0:
             self.rates[weight] = rate
             return rate
-        name = str(weight)
-        turn = self._name(name.replace("weight", "turn") if "weight" in name else f"turn_{name}", rate)
+        turn = self._name(self._turn_of(weight), rate)
         self.rates[weight] = turn * split.inverse.symbol if split else turn
         return turn
+
+    def _turn_of(self, weight: sp.Symbol) -> str:
+        name = str(weight)
+        return name.replace("weight", "turn") if "weight" in name else f"turn_{name}"
+
+    def _with_scales_last(self, expr: sp.Expr, name: str) -> sp.Expr:
+        """A product that is divided by powers of scales as a scalar of its own that is, by one after the other."""
+        powers = expr.as_powers_dict() if expr.is_Mul else {}
+        below = [scale for scale in sorted(self.scales, key=str) for _ in range(-min(powers.get(scale, 0), 0))]
+        rest = expr * sp.Mul(*below)
+        if not below or rest.free_symbols & self.scales:
+            return expr
+        found: sp.Expr = rest if len(below) == 1 else self._name(name, rest)
+        for scale in below:
+            found = quotient(found, scale)
+        return found
 
     # ------------------------------------------------------------ forward mode
 
@@ -307,18 +322,6 @@ def _over(value: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
         return value / ratio * ratio.args[0], ratio.args[1]
     above, below = value.as_numer_denom()
     return above, below
-
-
-def _with_scales_last(expr: sp.Expr, scales: Iterable[sp.Symbol]) -> sp.Expr:
-    """A product that is divided by powers of scales, with the scales in the last divisions."""
-    rest, powers = expr, []
-    for scale in sorted(scales, key=str):
-        power = expr.as_powers_dict().get(scale, 0) if expr.is_Mul else 0
-        powers += [scale] * -min(power, 0)
-        rest = rest * scale ** -min(power, 0)
-    for scale in powers if not rest.free_symbols & set(scales) else ():
-        expr = rest = quotient(rest, scale)
-    return expr
 
 
 def _without_dead_code(program: Rescaled) -> Rescaled:

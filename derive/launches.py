@@ -89,17 +89,23 @@ def single_start(kernel: str, scalar: FloatType, rows: int, dim: int, aligned: b
     return Start(_single(kernel, team, scalar, width), _blocks(team, rows))
 
 
+def product_start(scalar: FloatType, rows: int, dim: int) -> Start:
+    """The start of hvp, which reads one component at a time."""
+    team = WARP if dim <= WARP.reach else BLOCK
+    return Start(_product(team, scalar), _blocks(team, rows))
+
+
 def reduction(scalar: FloatType) -> str:
     """The kernel that adds up the losses."""
     return f"reduce<Block<{REDUCTION_THREADS}>, {scalar.arithmetic}>"
 
 
-def kernels(dtypes: Iterable[str]) -> tuple[str, ...]:
-    """Every instantiation of a kernel that launchers use."""
-    return tuple(dict.fromkeys(_kernels(dtypes)))
+def kernels(dtypes: Iterable[str], products: bool = True) -> tuple[str, ...]:
+    """Every instantiation of a kernel that launchers use; `products` are those with a Hessian."""
+    return tuple(dict.fromkeys(_kernels(dtypes, products)))
 
 
-def _kernels(dtypes: Iterable[str]) -> Iterator[str]:
+def _kernels(dtypes: Iterable[str], products: bool) -> Iterator[str]:
     for dtype in dtypes:
         scalar = FLOAT_TYPES[dtype]
         for width in (scalar.wide, 1):
@@ -107,6 +113,7 @@ def _kernels(dtypes: Iterable[str]) -> Iterator[str]:
                 yield from (_fused(team, scalar, width, held) for held in team.held)
                 yield from (_single(kernel, team, scalar, width) for kernel in ("forward", "backward"))
             yield _fused_long(scalar, width)
+        yield from (_product(team, scalar) for team in TEAMS if products)
         yield reduction(scalar)
 
 
@@ -133,3 +140,7 @@ def _fused_long(scalar: FloatType, width: int) -> str:
 
 def _single(kernel: str, team: Team, scalar: FloatType, width: int) -> str:
     return f"{kernel}<{team.name}, {scalar.storage}, {width}>"
+
+
+def _product(team: Team, scalar: FloatType) -> str:
+    return f"hvp<{team.name}, {scalar.storage}>"

@@ -144,6 +144,46 @@ class InfixPrinter:
         return self.call(type(expr).__name__, *expr.args), ATOM
 
 
+class ShortLines(InfixPrinter):
+    """Takes assignments apart that are too long for a line: ``h = a + b``, then ``h = h - c``.
+
+    room: for a name and its value.
+    """
+
+    room = 100
+
+    def assignments(self, assignments: Iterable[Assignment]) -> list[tuple[str, str]]:
+        return [line for a in assignments for line in self.lines(a.name, a.value)]
+
+    def lines(self, name: str, value: sp.Expr, last: str = "") -> list[tuple[str, str]]:
+        """Assignments that make `value` of a name step by step; of the last one `last` is the name, if it is given."""
+        from sympy import Symbol
+
+        from .functions import product, quotient
+
+        last, so_far = last or name, Symbol(name)
+        if len(f"{last} = {self(value)}") <= self.room:
+            return [(last, self(value))]
+        if isinstance(value, product | quotient):
+            inner, factor = value.args
+            return [*self.lines(name, inner), (last, self(value.func(so_far, factor)))]
+        if value.is_Mul:
+            total = max((factor for factor in value.args if factor.is_Add), key=lambda a: len(self(a)), default=None)
+            _, below = value.as_numer_denom()
+            inner = total if total is not None and 2 * len(self(total)) > self.room else value * below
+            if inner != value:
+                return [*self.lines(name, inner), (last, self(value / inner * so_far))]
+        if not value.is_Add:
+            return [(last, self(value))]
+        texts: list[str] = []
+        for term in self.terms(value):
+            if texts and len(f"{last} = {texts[-1]} {term}") <= self.room:
+                texts[-1] += f" {term}"
+            else:
+                texts.append(f"{self(so_far)} {term}" if texts else term)
+        return [*((name, text) for text in texts[:-1]), (last, texts[-1])]
+
+
 def _factors(expr: sp.Mul) -> list[sp.Expr]:
     """The factors of a product in SymPy's canonical order, those of nested unevaluated products included."""
     flat: list[sp.Expr] = []

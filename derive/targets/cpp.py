@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..printing import ATOM, InfixPrinter
+from ..printing import ATOM, InfixPrinter, ShortLines
 from .base import slots
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import sympy as sp
+
     from ..kernel import RowKernel
+    from ..rescale import Rescaled
 
 
 class CppPrinter(InfixPrinter):
@@ -36,6 +41,10 @@ class CppPrinter(InfixPrinter):
         return f"T({value})"
 
 
+class ShortCppPrinter(ShortLines, CppPrinter):
+    pass
+
+
 _LEAST = {"positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
 """What stands behind a parameter in the test of its domain."""
 
@@ -44,15 +53,38 @@ def row_slots(kernel: RowKernel) -> dict[str, Any]:
     """The slots of `row.jinja`: functions that sum, evaluate and differentiate one row, with scales for the sums."""
     from ..rescale import rescale
 
-    rescaled = rescale(kernel)
-    kept = {symbol.name: f"row.{symbol.name}" for symbol in (*kernel.constants, kernel.loss, *kernel.weights)}
+    stored = (*kernel.constants, kernel.loss, *kernel.weights)
+    return {**_slots(rescale(kernel), stored, CppPrinter), "least": _LEAST}
+
+
+def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
+    """The slots of `product.jinja`, the same for the Hessian-vector product; none where there is no product."""
+    from ..hvp import product_of
+
+    product = product_of(kernel)
+    return product and _slots(product, (*product.kernel.constants, *product.kernel.weights), ShortCppPrinter)
+
+
+def _slots(rescaled: Rescaled, stored: Iterable[sp.Symbol], printer: type[CppPrinter]) -> dict[str, Any]:
+    """The slots of functions on a row; `stored` is what they leave in its `Row`."""
+    kernel = rescaled.kernel
+    kept = {symbol.name: f"row.{symbol.name}" for symbol in stored}
     scales = {symbol.name: f"scale.{name}" for name, symbol in rescaled.scales.items()}
     sums = {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
     parameters = {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
-    printed = slots(rescaled, CppPrinter(sums | parameters | kept | scales), CppPrinter(kept | scales))
+    printed = slots(rescaled, printer(sums | parameters | kept | scales), printer(kept | scales))
     for stage in printed["stages"]:
         stage["uses"] = [
             name for name in ("scale", "parameters") if any(f"{name}." in text for _, text in stage["scalars"])
         ]
-        stage["scalars"] = [(kept.get(name, f"const T {name}"), value) for name, value in stage["scalars"]]
-    return {**printed, "least": _LEAST}
+        found = [(kept[name], sums[name]) for name, _ in stage["reductions"] if name in kept]
+        stage["scalars"] = [*found, *_declared(stage["scalars"], kept)]
+    return printed
+
+
+def _declared(assignments: Sequence[tuple[str, str]], kept: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What is kept by its place, and variables where they get their first value, constant if it is their only one."""
+    names = [name for name, _ in assignments]
+    for at, (name, value) in enumerate(assignments):
+        declaration = "" if name in names[:at] else "T " if name in names[at + 1 :] else "const T "
+        yield kept.get(name, f"{declaration}{name}"), value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..launches import BLOCK, FLOAT_TYPES, MOST_BLOCKS, REDUCTION_THREADS, THREADS, WARP
 from .base import Product, Settings, Target
-from .cpp import row_slots
+from .cpp import product_slots, row_slots
 
 if TYPE_CHECKING:
     from ..differentiate import Derivation
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class CudaTarget(Target):
     name = "cuda"
-    title = "CUDA kernels (.cuh) and C launchers (.cu): forward, backward, both fused"
+    title = "CUDA kernels (.cuh) and C launchers (.cu): forward, backward, both fused, hvp"
     templates = {"layer.cuh.jinja": "{stem}.cuh", "layer.cu.jinja": "{stem}.cu"}
     shares = ("cpp",)
     dtypes = tuple(FLOAT_TYPES)
@@ -28,6 +28,7 @@ class CudaTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         return {
             **row_slots(kernel),
+            "product": product_slots(kernel),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],
             "warp": WARP,
             "block": BLOCK,

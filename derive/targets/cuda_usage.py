@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _WARPS = {"sm_75": 32, "sm_80": 64, "sm_90": 64, "sm_100": 64}
 # the same for all of these: registers of a multiprocessor, and of a warp at once
 _REGISTERS, _ALLOCATED = 65_536, 256
-_MOVED = {"forward_backward_long": 9, "forward_backward": 6, "forward": 3, "backward": 6, "reduce": 0}
+_MOVED = {"forward_backward_long": 9, "forward_backward": 6, "forward": 3, "backward": 6, "hvp": 0, "reduce": 0}
 
 
 class CudaUsageTarget(Target):
@@ -47,11 +47,14 @@ class CudaUsageTarget(Target):
         return super().generate(derivation, kernel, replace(settings, engine=found))
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
+        from ..hvp import product_of
+
         header = CudaTarget().generate(derivation, kernel, replace(settings, engine="")).text(".cuh")
+        has_products = product_of(kernel) is not None
         return {
             "compiler": settings.engine,
             "limits": list(_WARPS.items()),
-            "table": _table(_registers(header, derivation.objective.stem, settings.dtypes)),
+            "table": _table(_registers(header, derivation.objective.stem, settings.dtypes, has_products)),
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:
@@ -61,12 +64,12 @@ class CudaUsageTarget(Target):
         return Report(self.name, f"compiled ({product.settings.engine or 'not at all'})")
 
 
-def _registers(header: str, stem: str, dtypes: Sequence[str]) -> dict[str, dict[str, int]]:
+def _registers(header: str, stem: str, dtypes: Sequence[str], products: bool) -> dict[str, dict[str, int]]:
     """For each kernel its registers by architecture. Raises `DeriveTripletError` for one that spills."""
     from ..verify import nvrtc
 
-    names = {qualified(stem, kernel): kernel for kernel in kernels(dtypes)}
-    by_type = [[qualified(stem, kernel) for kernel in kernels([dtype])] for dtype in dtypes]
+    names = {qualified(stem, kernel): kernel for kernel in kernels(dtypes, products)}
+    by_type = [[qualified(stem, kernel) for kernel in kernels([dtype], products)] for dtype in dtypes]
     found: dict[str, dict[str, int]] = {kernel: {} for kernel in names.values()}
     with ThreadPoolExecutor() as pool:
         jobs = [pool.submit(nvrtc.compile_source, header, a, list(some)) for a in _WARPS for some in by_type]

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..printing import ATOM, InfixPrinter
+from ..printing import ATOM, InfixPrinter, ShortLines
 from .base import Product, Settings, Target, slots
 
 if TYPE_CHECKING:
@@ -61,42 +61,8 @@ class NumpyPrinter(InfixPrinter):
         return f"_sum({self(term)})"
 
 
-class ShortLines(NumpyPrinter):
-    """The same, with assignments that are too long for a line taken apart: ``h = a + b``, then ``h = h - c``."""
-
+class ShortNumpyPrinter(ShortLines, NumpyPrinter):
     room = 76
-    """For a name and its value, with 12 columns before it."""
-
-    def assignments(self, assignments: Iterable[Assignment]) -> list[tuple[str, str]]:
-        return [line for a in assignments for line in self.lines(a.name, a.value)]
-
-    def lines(self, name: str, value: sp.Expr, called: str = "") -> list[tuple[str, str]]:
-        """Assignments that make `value` of a name step by step; `called`, if it is another, is what ends up with it."""
-        from sympy import Symbol
-
-        from ..functions import product, quotient
-
-        called = called or name
-        if len(f"{called} = {self(value)}") <= self.room and not isinstance(value, product):
-            return [(called, self(value))]
-        if isinstance(value, (product, quotient)):
-            inner, last = value.args
-            return [*self.lines(name, inner), (called, self(value.func(Symbol(name), last)))]
-        total = next((factor for factor in value.args if factor.is_Add), None) if value.is_Mul else None
-        if total is not None:
-            return [*self.lines(name, total), (called, self(value / total * Symbol(name)))]
-        if value.is_Add:
-            return self._sum_in_lines(name, self.terms(value), called)
-        return [(called, self(value))]
-
-    def _sum_in_lines(self, name: str, terms: Sequence[str], called: str) -> list[tuple[str, str]]:
-        texts: list[str] = []
-        for term in terms:
-            if texts and len(f"{called} = {texts[-1]} {term}") <= self.room:
-                texts[-1] += f" {term}"
-            else:
-                texts.append(f"{name} {term}" if texts else term)
-        return [*((name, text) for text in texts[:-1]), (called, texts[-1])]
 
 
 def _map(gradient: Assignment, printer: NumpyPrinter) -> tuple[str, str, str]:
@@ -113,8 +79,8 @@ def _product_slots(second: Rescaled, embeddings: Mapping[str, str]) -> dict[str,
 
     scales = second.scales.values()
     of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in second.kernel.constants}
-    mapped = ShortLines(embeddings, scales)
-    slots_ = slots(second, ShortLines(), ShortLines(embeddings | of_row, scales), mapped)
+    mapped = ShortNumpyPrinter(embeddings, scales)
+    slots_ = slots(second, ShortNumpyPrinter(), ShortNumpyPrinter(embeddings | of_row, scales), mapped)
     maps = []
     for one in second.kernel.maps:
         value, scale = one.value.args if isinstance(one.value, product) else (one.value, None)
@@ -168,11 +134,11 @@ class NumpyTarget(Target):
         module, of, dtypes = load(product), product.objective, product.settings.dtypes
         values, invariant = product.settings.values(of), product.derivation.translation_invariant
         full_range = rescale(product.kernel).full_range
-        checks = run_checks(
-            of, runner(module), dtypes, values, invariant, dims=DIMS if thorough else (), full_range=full_range
-        )
+        dims = DIMS if thorough else ()
+        checks = run_checks(of, runner(module), dtypes, values, invariant, dims=dims, full_range=full_range)
         if product_of(product.kernel):
-            checks += run_product_checks(of, product_runner(module), dtypes, values, invariant, full_range)
+            run = product_runner(module)
+            checks += run_product_checks(of, run, dtypes, values, invariant, dims=dims, full_range=full_range)
         return Report(self.name, f"run (NumPy {np.__version__})", checks)
 
     def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+from ..hvp import product_of
 from ..launches import qualified
 from ..targets.base import GeneratedFile, Product
 from . import gpu, nvcc, nvrtc
@@ -68,7 +69,7 @@ def methods(product: Product) -> list[Method]:
     header, stem = _header(product), product.objective.stem
 
     def compiled(dtype: str) -> nvrtc.Compiled:
-        names = [qualified(stem, kernel) for kernel in kernels_to_execute(dtype, Depth.SHORT)]
+        names = [qualified(stem, kernel) for kernel in kernels_to_execute(dtype, Depth.SHORT, products=False)]
         return nvrtc.compile_source(header.text, oldest, names, header.path)
 
     with ThreadPoolExecutor() as pool:
@@ -89,7 +90,8 @@ def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str], th
     header = _header(product)
     # one compilation per float type: two threads then share the work of an architecture
     dtypes, stem = product.settings.dtypes, product.objective.stem
-    names = {d: [qualified(stem, k) for k in kernels_to_execute(d, depth(d, dtypes, thorough))] for d in dtypes}
+    has = product_of(product.kernel) is not None
+    names = {d: [qualified(stem, k) for k in kernels_to_execute(d, depth(d, dtypes, thorough), has)] for d in dtypes}
     parts = [(architecture, dtype, names[dtype]) for architecture in architectures for dtype in product.settings.dtypes]
 
     def compiled(architecture: str, names: list[str]) -> nvrtc.Compiled | str:

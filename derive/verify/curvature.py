@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from .regimes import FAR_SCALES, ON_THE_KINK, SCALES, Array, Regime, is_judged, 
 from .report import Check
 
 _SEED = 19471115
-_NAME = "Hessian times v"
+_NAME, _ORDINARY = "Hessian times v", "ordinary"
 
 
 class ProductRunner(Protocol):
@@ -37,12 +38,21 @@ class ProductRunner(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """A row with a direction, and why it is looked at."""
+    """A row with a direction, and why it is looked at; its components are scattered over `dim`, if that is not 0."""
 
     regime: str
     embeddings: tuple[Array, ...]
     direction: tuple[Array, ...]
     parameters: Mapping[str, float]
+    dim: int = 0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The products of cases, each three vectors."""
+
+    case: Case
+    products: tuple[Array, ...]
 
 
 def run_product_checks(
@@ -51,17 +61,33 @@ def run_product_checks(
     dtypes: Iterable[str],
     parameters: Mapping[str, float],
     translation_invariant: bool,
+    *,
+    dims: Sequence[int] = (),
     full_range: bool = False,
 ) -> tuple[Check, ...]:
-    """Everything that is asked of products; parameters and full_range are as for `checks.run_checks`."""
+    """Everything that is asked of products; the arguments are as for `checks.run_checks`."""
     checks: list[Check] = []
     for dtype in dtypes:
-        cases = list(_cases(objective, dtype, parameters, full_range))
+        cases = list(_cases(objective, dtype, parameters, dims, full_range))
+        ordinary = [case for case in cases if case.regime == _ORDINARY]
+        asked = {  # all at once: it takes the same time
+            "": cases,
+            "other": [_along(case, case.direction[::-1]) for case in ordinary],
+            "twice": [_along(case, [2 * part for part in case.direction]) for case in ordinary],
+            "shift": [_along(case, case.direction[:1] * 3) for case in ordinary],
+        }
         try:
             with np.errstate(all="ignore"):
-                checks += _against_reference(objective, runner, cases, dtype)
-                ordinary = [case for case in cases if case.regime == "ordinary"]
-                checks += _properties(objective, runner, ordinary, dtype, translation_invariant)
+                every = iter(_run(runner, list(chain(*asked.values()))))
+                found = {what: [next(every) for _ in of] for what, of in asked.items()}
+                plain = [one for one in found[""] if one.case.regime == _ORDINARY]
+                checks += _against_reference(objective, found[""], dtype)
+                checks.append(_symmetric(objective, plain, found["other"], dtype))
+                checks.append(_linear(plain, found["twice"], dtype))
+                if translation_invariant:
+                    checks.append(_zero_for_a_shift(found["shift"], dtype))
+                checks.append(_mean_and_sum(objective, runner, plain, dtype))
+                checks.append(_isolated(runner, ordinary, dtype))
         except Exception as error:  # the code under test may raise anything, and that is a finding
             detail = f"{type(error).__name__}: {error}"
             checks.append(Check(_NAME, "all", dtype, 1, 0, unit="errors", detail=detail))
@@ -69,22 +95,33 @@ def run_product_checks(
 
 
 def remember_products(
-    objective: Objective, dtype: str, parameters: Mapping[str, float], full_range: bool = False
+    objective: Objective,
+    dtype: str,
+    parameters: Mapping[str, float],
+    dims: Sequence[int] = (),
+    full_range: bool = False,
 ) -> None:
     """Compute the reference of everything that `run_product_checks` will compare with one."""
-    for case in _cases(objective, dtype, parameters, full_range):
+    for case in _cases(objective, dtype, parameters, dims, full_range):
         _cached_product(objective, case)
 
 
 # ---------------------------------------------------------------- where it is looked
 
 
-def _cases(objective: Objective, dtype: str, parameters: Mapping[str, float], full_range: bool) -> Iterator[Case]:
+def _cases(
+    objective: Objective, dtype: str, parameters: Mapping[str, float], dims: Sequence[int], full_range: bool
+) -> Iterator[Case]:
     """The same on every run; for float32 and float64 the same numbers, but at scales that only one has."""
+    first = True
     for case in _all_cases(objective, dtype, parameters, full_range):
         regime = Regime(case.regime, *(row[None] for row in case.embeddings), case.parameters)
-        if is_judged(objective, regime, 0, dtype):
-            yield case
+        if not is_judged(objective, regime, 0, dtype):
+            continue
+        yield case
+        if first:
+            yield from (replace(case, regime="long rows", dim=dim) for dim in dims)
+        first = False
 
 
 def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float], full_range: bool) -> Iterator[Case]:
@@ -106,8 +143,8 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
         return Case(regime, tuple(held[:3]), tuple(held[3:]), {**parameters, **changed})
 
     x, other = normal(), normal()
-    yield case("ordinary", x, other, normal())
-    yield case("ordinary", normal(1.0, 3), normal(1.0, 3), normal(1.0, 3))
+    yield case(_ORDINARY, x, other, normal())
+    yield case(_ORDINARY, normal(), normal(), normal())
     changed = {name: 0.625 * value + 0.0625 for name, value in parameters.items()}
     yield case("other parameters", normal(), normal(), normal(), **changed)
     if not objective.loss.source:  # of which a distance may be no part where it has no derivative
@@ -147,34 +184,59 @@ def _cached_product(objective: Objective, case: Case) -> Product:
     return _products[key]
 
 
-def _run(runner: ProductRunner, cases: Sequence[Case], reduction: str = "none") -> Sequence[Array]:
-    """The products of cases with the same parameters and the same number of components."""
-    embeddings = [np.stack(rows) for rows in zip(*(case.embeddings for case in cases), strict=True)]
-    direction = [np.stack(rows) for rows in zip(*(case.direction for case in cases), strict=True)]
+def _run(runner: ProductRunner, cases: Sequence[Case]) -> list[_Found]:
+    """The products of cases, in their order; those that can be are run at once."""
+    groups: dict[Any, list[int]] = {}
+    for at, case in enumerate(cases):
+        key = case.dim or len(case.embeddings[0]), *sorted(case.parameters.items())
+        groups.setdefault(key, []).append(at)
+    found: dict[int, _Found] = {}
+    for members in groups.values():
+        products = _run_batch(runner, [cases[at] for at in members])
+        found |= {at: _found(cases[at], [part[row] for part in products]) for row, at in enumerate(members)}
+    return [found[at] for at in range(len(cases))]
+
+
+def _run_batch(runner: ProductRunner, cases: Sequence[Case], reduction: str = "none") -> Sequence[Array]:
+    embeddings, direction = (
+        [np.stack([_scattered(part, case.dim) for part, case in zip(parts, cases, strict=True)]) for parts in of]
+        for of in (zip(*(c.embeddings for c in cases), strict=True), zip(*(c.direction for c in cases), strict=True))
+    )
     return runner(embeddings, direction, cases[0].parameters, reduction)
 
 
-def _alike(cases: Iterable[Case]) -> list[list[Case]]:
-    """Cases that can be run at once."""
-    groups: dict[Any, list[Case]] = {}
-    for case in cases:
-        groups.setdefault((len(case.embeddings[0]), *sorted(case.parameters.items())), []).append(case)
-    return list(groups.values())
+def _places(count: int, dim: int) -> Any:
+    """Where the components of a row are among `dim`."""
+    return np.linspace(0, dim - 1, count).astype(int)
 
 
-def _against_reference(
-    objective: Objective, runner: ProductRunner, cases: Sequence[Case], dtype: str
-) -> Iterator[Check]:
-    worst = dict.fromkeys((case.regime for case in cases), (0.0, ""))
-    for group in _alike(cases):
-        found = _run(runner, group)
-        for row, case in enumerate(group):
-            exact = _cached_product(objective, case)
-            floor = _magnification(exact, case)
-            for name, products in zip(EMBEDDINGS, found, strict=True):
-                for error in ulps(products[row], exact.of[name], dtype, floor):
-                    if is_worse(error, worst[case.regime][0]):
-                        worst[case.regime] = error, f"that of {name}, at {case.embeddings} along {case.direction}"
+def _scattered(row: Array, dim: int) -> Array:
+    if not dim:
+        return row
+    scattered = np.zeros(dim, row.dtype)
+    scattered[_places(len(row), dim)] = row
+    return scattered
+
+
+def _found(case: Case, products: Sequence[Array]) -> _Found:
+    if case.dim:
+        places = _places(len(case.embeddings[0]), case.dim)
+        # a component that nothing depends on spoils all
+        spoilt = [np.count_nonzero(part) > np.count_nonzero(part[places]) for part in products]
+        products = [np.where(bad, np.nan, part[places]) for bad, part in zip(spoilt, products, strict=True)]
+    return _Found(case, tuple(products))
+
+
+def _against_reference(objective: Objective, found: Sequence[_Found], dtype: str) -> Iterator[Check]:
+    worst = dict.fromkeys((one.case.regime for one in found), (0.0, ""))
+    for one in found:
+        case, exact = one.case, _cached_product(objective, one.case)
+        floor = _magnification(exact, case)
+        for name, part in zip(EMBEDDINGS, one.products, strict=True):
+            for error in ulps(part, exact.of[name], dtype, floor):
+                if is_worse(error, worst[case.regime][0]):
+                    where = [[row.tolist() for row in rows] for rows in (case.embeddings, case.direction)]
+                    worst[case.regime] = error, f"that of {name}, at {where[0]} along {where[1]}"
     for regime, (error, detail) in worst.items():
         yield Check(_NAME, regime, dtype, error, BOUND, detail=detail)
 
@@ -188,67 +250,66 @@ def _magnification(exact: Product, case: Case) -> float:
 # ---------------------------------------------------------------- without the reference
 
 
-def _properties(
-    objective: Objective, runner: ProductRunner, cases: Sequence[Case], dtype: str, translation_invariant: bool
-) -> Iterator[Check]:
-    yield _symmetry(objective, runner, cases, dtype)
-    twice = [_turned(case, [2 * part for part in case.direction]) for case in cases]
-    differing = 0
-    for one, two in zip(_alike(cases), _alike(twice), strict=True):
-        pairs = zip(_run(runner, one), _run(runner, two), strict=True)
-        differing += sum(int(np.count_nonzero(~(2 * a == b))) for a, b in pairs)
-    yield Check(f"{_NAME}: linear in v", "ordinary", dtype, differing, 0, unit="numbers")
-    if translation_invariant:
-        yield _of_a_shift(objective, runner, cases, dtype)
-    yield _reductions(objective, runner, cases, dtype)
+def _along(case: Case, direction: Sequence[Array]) -> Case:
+    return replace(case, direction=tuple(direction))
 
 
-def _turned(case: Case, direction: Sequence[Array]) -> Case:
-    return Case(case.regime, case.embeddings, tuple(direction), case.parameters)
+def _scale(objective: Objective, case: Case) -> list[Array]:
+    """Of the terms of a product."""
+    exact = _cached_product(objective, case).of
+    return [np.asarray(exact[name].scale, np.float64) for name in EMBEDDINGS]
 
 
-def _symmetry(objective: Objective, runner: ProductRunner, cases: Sequence[Case], dtype: str) -> Check:
+def _symmetric(objective: Objective, of_v: Sequence[_Found], of_w: Sequence[_Found], dtype: str) -> Check:
     """<w, H v> = <v, H w>, at the scale of the terms of the products."""
-    others = [_turned(case, case.direction[::-1]) for case in cases]
     worst = 0.0
-    for one, other in zip(_alike(cases), _alike(others), strict=True):
-        of_v, of_w = ([np.asarray(part, np.float64) for part in _run(runner, group)] for group in (one, other))
-        for row, (case, turned) in enumerate(zip(one, other, strict=True)):
-            sides, size = [], 0.0
-            for products, along, of in ((of_v, turned.direction, case), (of_w, case.direction, turned)):
-                exact = _cached_product(objective, of).of
-                parts = [np.asarray(part, np.float64) for part in along]
-                sides.append(sum(float(w @ h[row]) for w, h in zip(parts, products, strict=True)))
-                size += sum(
-                    float(np.abs(w) @ np.asarray(exact[name].scale, np.float64))
-                    for name, w in zip(EMBEDDINGS, parts, strict=True)
-                )
-            error = abs(sides[0] - sides[1]) / (FORMATS[dtype].eps * size + FORMATS[dtype].tiny)
-            worst = error if is_worse(error, worst) else worst
-    return Check(f"{_NAME}: symmetric", "ordinary", dtype, worst, BOUND)
+    for one, other in zip(of_v, of_w, strict=True):
+        sides = [_inner(one.products, other.case.direction), _inner(other.products, one.case.direction)]
+        size = sum(
+            _inner(_scale(objective, of.case), [np.abs(part) for part in along.case.direction])
+            for of, along in ((one, other), (other, one))
+        )
+        error = abs(sides[0] - sides[1]) / (FORMATS[dtype].eps * size + FORMATS[dtype].tiny)
+        worst = error if is_worse(error, worst) else worst
+    return Check(f"{_NAME}: symmetric", _ORDINARY, dtype, worst, BOUND)
 
 
-def _of_a_shift(objective: Objective, runner: ProductRunner, cases: Sequence[Case], dtype: str) -> Check:
-    """Moving all embeddings together changes no gradient, whatever that would be of one alone."""
-    worst = 0.0
-    for group in _alike(_turned(case, case.direction[:1] * 3) for case in cases):
-        found = _run(runner, group)
-        worst = float(np.maximum(worst, max(np.max(np.abs(part)) for part in found)))
-    return Check(f"{_NAME}: 0 for a shift", "ordinary", dtype, worst, 0, unit="at most")
+def _inner(a: Sequence[Array], b: Sequence[Array]) -> float:
+    return sum(float(np.asarray(x, np.float64) @ np.asarray(y, np.float64)) for x, y in zip(a, b, strict=True))
 
 
-def _reductions(objective: Objective, runner: ProductRunner, cases: Sequence[Case], dtype: str) -> Check:
-    """Products are multiplied as gradients are, for mean and sum."""
-    worst = 0.0
-    for group in _alike(cases):
-        batch = [*group, *group, *group]
-        rowwise = [np.asarray(part, np.float64) for part in _run(runner, batch)]
-        for reduction, factor in (("mean", 1 / len(batch)), ("sum", 1.0)):
-            found = _run(runner, batch, reduction)
-            for row, case in enumerate(batch):
-                exact = _cached_product(objective, case).of
-                for name, part, rows in zip(EMBEDDINGS, found, rowwise, strict=True):
-                    unit = factor * FORMATS[dtype].eps * np.asarray(exact[name].scale, np.float64)
-                    error = np.abs(part[row] - factor * rows[row]) / (unit + FORMATS[dtype].tiny)
-                    worst = float(np.maximum(worst, np.max(error)))
-    return Check(f"{_NAME}: mean and sum", "ordinary", dtype, worst, BOUND)
+def _linear(found: Sequence[_Found], twice: Sequence[_Found], dtype: str) -> Check:
+    """H(2 v) is 2 H v, to the last bit."""
+    pairs = [
+        pair for one, two in zip(found, twice, strict=True) for pair in zip(one.products, two.products, strict=True)
+    ]
+    differing = sum(int(np.count_nonzero(~(2 * a == b))) for a, b in pairs)
+    return Check(f"{_NAME}: linear in v", "bit for bit", dtype, differing, 0, unit="numbers")
+
+
+def _zero_for_a_shift(found: Sequence[_Found], dtype: str) -> Check:
+    """Moving all embeddings together changes no gradient."""
+    differing = sum(int(np.count_nonzero(part)) for one in found for part in one.products)
+    return Check(f"{_NAME}: 0 for a shift", "bit for bit", dtype, differing, 0, unit="numbers")
+
+
+def _mean_and_sum(objective: Objective, runner: ProductRunner, found: Sequence[_Found], dtype: str) -> Check:
+    """Products are multiplied as gradients are."""
+    worst, rows = 0.0, [*found, *found[:1]]
+    for reduction, factor in (("mean", 1 / len(rows)), ("sum", 1.0)):
+        reduced = _run_batch(runner, [one.case for one in rows], reduction)
+        for row, one in enumerate(rows):
+            for part, scale, rowwise in zip(reduced, _scale(objective, one.case), one.products, strict=True):
+                unit = factor * FORMATS[dtype].eps * scale + FORMATS[dtype].tiny
+                error = np.abs(part[row].astype(np.float64) - factor * rowwise.astype(np.float64)) / unit
+                worst = float(np.maximum(worst, np.max(error)))
+    return Check(f"{_NAME}: mean and sum", _ORDINARY, dtype, worst, BOUND)
+
+
+def _isolated(runner: ProductRunner, cases: Sequence[Case], dtype: str) -> Check:
+    """A row that holds NaN changes no other row."""
+    case, spoilt = cases[0], [array * np.nan for array in cases[-1].embeddings]
+    bad = [replace(cases[-1], embeddings=tuple(spoilt)), _along(cases[-1], spoilt)]
+    alone, among = (_run_batch(runner, rows) for rows in ([case], [bad[0], case, bad[1]]))
+    differing = sum(int(np.count_nonzero(a[0] != b[1])) for a, b in zip(alone, among, strict=True))
+    return Check(f"{_NAME}: NaN stays in its row", "bit for bit", dtype, differing, 0, unit="numbers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from ..launches import BLOCK, FLOAT_TYPES, TEAMS, WARP, fused_start, kernels, reduction, single_start
+from ..launches import BLOCK, FLOAT_TYPES, TEAMS, WARP, fused_start, kernels, product_start, reduction, single_start
 
 SHORT = 25
 """Components of a row that no access of several fits."""
@@ -46,12 +46,18 @@ def is_in_two(depth: Depth) -> bool:
     return depth is not Depth.SHORT
 
 
-def kernels_to_execute(dtype: str, depth: Depth) -> tuple[str, ...]:
-    """The kernels of one float type that are executed."""
+def product_lengths(depth: Depth) -> tuple[int, ...]:
+    """Numbers of components, besides a few, with which products are launched."""
+    return (WARP.reach + 1,) if depth is not Depth.SHORT else ()
+
+
+def kernels_to_execute(dtype: str, depth: Depth, products: bool = True) -> tuple[str, ...]:
+    """The kernels of one float type that are executed; `products` are those with a Hessian, if there are any."""
     if depth is Depth.EVERY:
-        return kernels([dtype])
+        return kernels([dtype], products)
     scalar = FLOAT_TYPES[dtype]
     dims = (*range(1, 8), SHORT, 16 * scalar.wide, *lengths(dtype, depth))
     started = [fused_start(scalar, 1, dim) for dim in dims]
     started += [single_start(kernel, scalar, 1, SHORT) for kernel in ("forward", "backward") if is_in_two(depth)]
+    started += [product_start(scalar, 1, dim) for dim in (SHORT, *product_lengths(depth)) if products]
     return tuple(dict.fromkeys([*(start.kernel for start in started), reduction(scalar)]))
