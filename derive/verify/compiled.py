@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 
 from ..hvp import product_of
 from ..launches import qualified
@@ -31,19 +32,26 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
         with ThreadPoolExecutor() as pool:
             pending = _by_nvrtc(pool, product, chosen, thorough)
             # while the compiler is at work
-            from .executed import execute, execute_on_gpu, prepare
+            from .executed import execute, execute_on_gpu, on_cpu, on_gpu, prepare
+            from .executed_products import execute_products, launch_checks, prepare_products
 
             dtypes = product.settings.dtypes
             for dtype in dtypes:
                 prepare(product, dtype, depth(dtype, dtypes, thorough))
+                prepare_products(product, dtype, depth(dtype, dtypes, thorough))
             for architecture, dtype, names, outcome in pending:
                 result = outcome()
                 checks += _compilation(architecture, dtype, names, result)
                 if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
-                    checks += execute(product, dtype, result, depth(dtype, dtypes, thorough))
+                    much = depth(dtype, dtypes, thorough)
+                    simulated = on_cpu(product, dtype, result)
+                    checks += execute(product, dtype, result, much)
+                    checks += [*execute_products(product, simulated, much), *launch_checks(product, simulated)]
                     executed = True
                     if device:
-                        checks += execute_on_gpu(product, dtype, result, depth(dtype, dtypes, thorough))
+                        checks += execute_on_gpu(product, dtype, result, much)
+                        on_device = execute_products(product, on_gpu(product, dtype, result), much)
+                        checks += [replace(check, name=f"GPU {check.name}") for check in on_device]
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
     if nvcc.find() and (thorough or not levels):
         complaint = nvcc.errors(product.files)

@@ -187,7 +187,7 @@ class Layer:
     def __init__(
         self, runner: KernelRunner, batch: Sequence[Array], parameters: Array, upstream: Array | None, first: int
     ) -> None:
-        self.runner, self.parameters, self.device = runner, parameters, runner.new_device()
+        self.runner, self.parameters, self.device, self.first = runner, parameters, runner.new_device(), first
         rows, dim = batch[0].shape
         self.shape = first + rows, dim
         stored, computed = self._stored(batch[0]).dtype, np.dtype(FORMATS[runner.dtype].computed_in)
@@ -195,16 +195,17 @@ class Layer:
         def empty(name: str, dtype: Any, *shape: int) -> Any:
             return self.device.empty(name, shape, dtype, offset=first * math.prod(shape[1:]))
 
-        self.inputs = [
-            self.device.buffer(name, self._stored(array), offset=first * dim)
-            for name, array in zip(EMBEDDINGS, batch, strict=True)
-        ]
+        self.inputs = [self.buffer(name, array) for name, array in zip(EMBEDDINGS, batch, strict=True)]
         self.upstream = None if upstream is None else self.device.buffer("upstream", upstream.astype(computed))
         self.losses, self.weights = empty("loss", computed, rows), empty("weights", computed, rows, runner.weights)
         self.outputs = [empty(f"grad_{name}", stored, rows, dim) for name in EMBEDDINGS]
 
     def _stored(self, array: Array) -> npt.NDArray[Any]:
         return to_bits(array) if self.runner.dtype == "bfloat16" else array
+
+    def buffer(self, name: str, array: Array) -> Any:
+        """Rows of the batch in the device's memory."""
+        return self.device.buffer(name, self._stored(array), offset=self.first * array.shape[1])
 
     def loss(self) -> Array:
         held: Array = self.losses.array()
@@ -220,14 +221,14 @@ class Layer:
     def fused(self, factor: float = 1.0, busy: int = 1, only: Sequence[int] | None = None) -> Any:
         """Loss and gradients at once; in fewer blocks than the launcher's, by `busy`, some of them take more rows."""
         start = fused_start(self.runner.scalar, *self.shape)
-        arguments = [self.upstream, self._real(factor), self.losses, *self.outputs, *self.shape, self.parameters]
-        return self._launch(Start(start.kernel, -(-start.blocks // busy)), arguments, only)
+        arguments = [self.upstream, self.real(factor), self.losses, *self.outputs, *self.shape, self.parameters]
+        return self.launch(Start(start.kernel, -(-start.blocks // busy)), arguments, only)
 
     def in_two(self, factor: float = 1.0) -> None:
         """Forward, then backward."""
         forward, backward = (single_start(k, self.runner.scalar, *self.shape) for k in ("forward", "backward"))
-        self._launch(forward, [self.losses, self.weights, *self.shape, self.parameters])
-        self._launch(backward, [self.weights, self.upstream, self._real(factor), *self.outputs, *self.shape])
+        self.launch(forward, [self.losses, self.weights, *self.shape, self.parameters])
+        self.launch(backward, [self.weights, self.upstream, self.real(factor), *self.outputs, *self.shape])
 
     def reduced(self, factor: float) -> Any:
         """`factor` times the sum of the losses."""
@@ -236,13 +237,13 @@ class Layer:
         self.device.launch(kernel, 1, REDUCTION_THREADS, [self.losses, np.float64(factor), total, self.shape[0]])
         return total.array()[0]
 
-    def _real(self, value: float) -> Any:
+    def real(self, value: float) -> Any:
         return self.losses.dtype.type(value)
 
     def _kernel(self, name: str) -> Any:
         return self.runner.module.kernel(qualified(self.runner.stem, name))
 
-    def _launch(self, start: Start, arguments: Sequence[Any], only: Sequence[int] | None = None) -> Any:
+    def launch(self, start: Start, arguments: Sequence[Any], only: Sequence[int] | None = None) -> Any:
         program = self._kernel(start.kernel)
         return self.device.launch(program, start.blocks, THREADS, [*self.inputs, *arguments], blocks=only)
 
