@@ -46,7 +46,7 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
                     much = depth(dtype, dtypes, thorough)
                     simulated = on_cpu(product, dtype, result)
                     checks += execute(product, dtype, result, much)
-                    checks += [*execute_products(product, simulated, much), *launch_checks(product, simulated)]
+                    checks += [*execute_products(product, simulated, much), *launch_checks(product, simulated, much)]
                     executed = True
                     if device:
                         checks += execute_on_gpu(product, dtype, result, much)
