@@ -166,6 +166,9 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
         scales += [(1 / large,) * 3, (large,) * 3, (1 / large, 1 / large, 1.0), (1 / large, 1.0, 1 / large)]
     for of in scales:  # the product of a short embedding that is normalized magnifies its part of the direction twice
         yield case("far scales", *(normal(scale) for scale in of), of if objective.of_units else max(of))
+    if scales[2:] and not objective.of_units:  # delta is 0, though what is added up in it is not in the range
+        far = normal(large, 2)
+        yield case("far, equal distances", np.zeros(2), far, far[::-1])
     for kink in parameters_on_the_kinks(objective, parameters):
         yield case("on the kink", *map(np.array, ON_THE_KINK[objective.of_units]), **kink)
 

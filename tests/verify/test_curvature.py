@@ -1,0 +1,242 @@
+"""The checks of products fail on errors that people make, and their reference is that of the definition."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from objectives import OTHERS
+
+from derive_triplet import DISTANCES, LOSSES, Objective, Product, differentiate, generate, own_loss
+from derive_triplet.derive.highprecision import objective_value
+from derive_triplet.derive.launches import qualified
+from derive_triplet.derive.rescale import rescale
+from derive_triplet.derive.targets.numpy import load, product_runner
+from derive_triplet.derive.verify import nvrtc
+from derive_triplet.derive.verify.checks import EMBEDDINGS
+from derive_triplet.derive.verify.curvature import run_product_checks
+from derive_triplet.derive.verify.executed import on_cpu
+from derive_triplet.derive.verify.executed_products import execute_products, launch_checks
+from derive_triplet.derive.verify.products import product
+from derive_triplet.derive.verify.report import Check
+from derive_triplet.derive.verify.selection import Depth, kernels_to_execute
+
+ENTRIES = {**DISTANCES, **OTHERS}
+SQUARES = own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares")
+
+
+def made(norm: str, loss: str, normalize: bool = False, target: str = "numpy", **options: Any) -> Product:
+    of = Objective(ENTRIES[norm], LOSSES.get(loss, SQUARES), normalize=normalize)
+    return generate(differentiate(of), target, **options)
+
+
+def checked(text: str, of: Product, dtypes: tuple[str, ...] = ("float32", "float64")) -> tuple[Check, ...]:
+    changed = replace(of, files=(replace(of.files[0], text=text),))
+    return run_product_checks(
+        of.objective,
+        product_runner(load(changed)),
+        dtypes,
+        of.settings.values(of.objective),
+        of.derivation.translation_invariant,
+        full_range=rescale(of.kernel).full_range,
+    )
+
+
+def failing(checks: Any) -> set[str]:
+    return {check.name.removeprefix("Hessian times v: ") for check in checks if not check.passed}
+
+
+# ---------------------------------------------------------------- right code
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss", "normalize"),
+    [(norm, "softmax-nll", False) for norm in ENTRIES]
+    + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)],
+)
+def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
+    of = made(norm, loss, normalize)
+    checks = checked(of.text(".py"), of)
+    assert not failing(checks), [check for check in checks if not check.passed]
+    assert {check.regime for check in checks} >= {"ordinary", "near-collapsed", "far scales", "one component equal"}
+    assert max(check.worst for check in checks if check.unit == "ulp") > 0.01
+
+
+# ---------------------------------------------------------------- the reference
+
+
+@pytest.mark.parametrize(("norm", "normalize"), [("l2", False), ("l2", True), ("cosine", False)])
+def test_the_reference_is_a_mixed_difference_of_the_definition(norm: str, normalize: bool) -> None:
+    of = Objective(ENTRIES[norm], LOSSES["softmax-mse"], normalize=normalize)
+    parameters = {p.name: p.default for p in of.parameters}
+    random = np.random.default_rng(8)
+    embeddings, direction = (random.normal(size=(3, 2)).tolist() for _ in range(2))
+    exact = product(of, embeddings, direction, parameters)
+    h = mpmath.mpf(10) ** -25
+
+    def value(along: Any, place: tuple[int, int], amount: Any) -> Any:
+        moved = [
+            [a + along * b + amount * ((e, k) == place) for k, (a, b) in enumerate(zip(x, v, strict=True))]
+            for e, (x, v) in enumerate(zip(embeddings, direction, strict=True))
+        ]
+        return objective_value(of, *moved, parameters)
+
+    with mpmath.workdps(110):
+        for at, name in enumerate(EMBEDDINGS):
+            for k, (found, scale) in enumerate(zip(exact.of[name].value, exact.of[name].scale, strict=True)):
+                four = [a * b * value(a * h, (at, k), b * h) for a in (1, -1) for b in (1, -1)]
+                assert abs(found - mpmath.fsum(four) / (4 * h * h)) <= mpmath.mpf(10) ** -25
+                assert scale >= abs(found)
+
+
+def test_the_reference_follows_the_convention_where_a_distance_has_no_gradient() -> None:
+    of = Objective(DISTANCES["l2"], LOSSES["softmax-mse"])
+    x, other, v = [1.0, 2.0], [0.5, -1.0], [[1.0, 2.0], [3.0, 5.0], [-1.0, 4.0]]
+    parts = product(of, [x, x, other], v, {"temperature": 1.0}).of
+    assert parts["x_pos"].value == [0, 0]
+    for a, b in zip(parts["x"].value, parts["x_neg"].value, strict=True):
+        assert abs(a + b) < 1e-14 < abs(a)
+    smooth = Objective(DISTANCES["l2-squared"], LOSSES["softmax-nll"])
+    (found, _) = product(smooth, [x, x, x], v, {"temperature": 1.0}).of["x_pos"].value
+    assert abs(found - 2 * 0.5 * (3 - 1)) < 1e-25
+
+
+# ---------------------------------------------------------------- planted errors
+
+
+@dataclass(frozen=True)
+class Plant:
+    """`old` is what the text says of products, as a regular expression, and `new` what it says instead."""
+
+    name: str
+    old: str
+    new: str
+    norm: str = "l2"
+    loss: str = "softmax-mse"
+    normalize: bool = False
+    seen_by: str = ""
+
+
+PLANTS = [
+    Plant("sign of one product flipped", r"h_x_pos\[:, k\] = -", "h_x_pos[:, k] = "),
+    Plant("sign of a rate flipped", r"rate_delta = rate_pos - rate_neg", "rate_delta = rate_neg - rate_pos"),
+    Plant("tangent of a distance dropped", r"(turn_pos = rate_slope) - .*", r"\1"),
+    Plant("tangent of the slope dropped", r"turn_pos = rate_slope - ", "turn_pos = -"),
+    Plant("tangent of the factor dropped", r" \+ du \* weight_pos", ""),
+    Plant("curvature of the loss without its second factor", r" \* \(2 \* q - s\)", ""),
+    Plant("a factor 2 missing", r"4 \* q \* rate_z", "2 * q * rate_z"),
+    Plant("1/temperature missing", r"rate_z = rate_delta / temperature", "rate_z = rate_delta"),
+    Plant(
+        "v_pos and v_neg swapped",
+        r"block = \[array\[rows\] for array in inputs\]",
+        "block = [inputs[i][rows] for i in (0, 1, 2, 3, 5, 4)]",
+    ),
+    Plant(
+        "x_pos and x_neg swapped",
+        r"block = \[array\[rows\] for array in inputs\]",
+        "block = [inputs[i][rows] for i in (0, 2, 1, 3, 4, 5)]",
+    ),
+    Plant(
+        "v and x swapped",
+        r"block = \[array\[rows\] for array in inputs\]",
+        "block = [inputs[i][rows] for i in (3, 1, 2, 0, 4, 5)]",
+    ),
+    Plant("1/d unmasked", r"return np\.divide\(a, b, .*", "return a / b"),
+    Plant("1/d with an epsilon", r"return np\.divide\(a, b, .*", "return a / (b + 1e-12)"),
+    Plant("batch factor missing", r"scale = 1\.0 / .*", "scale = 1.0", seen_by="mean and sum"),
+    Plant("scales ignored", r"a \* scale\[:, None\]", "a"),
+    Plant("a rate left scaled", r"rate_pos = scaled_rate_pos / scale_sum_pos", "rate_pos = scaled_rate_pos"),
+    Plant("the direction left unscaled", r"du = _scaled\((.*), scale_sum_pos\)", r"du = \1"),
+    Plant("not linear in v", r"rate_pos = scaled_rate_pos", "rate_pos = 1e-9 + scaled_rate_pos", seen_by="linear in v"),
+    Plant("not 0 for a shift", r"(direction_pos \* du)\)", r"\1 + 1e-9 * dx[:, k])", seen_by="0 for a shift"),
+    Plant("not symmetric", r"h_x_neg\[:, k\] = ", "h_x_neg[:, k] = 2 * ", seen_by="symmetric"),
+    Plant(
+        "a row for all",
+        r"= np\.zeros\(len\(x\)\)\n",
+        "= np.zeros(len(x)) + 0 * np.sum(x)\n",
+        seen_by="NaN stays in its row",
+    ),
+    Plant("a product of squares dropped", r"dw \* \(u \+ v\)", "0 * u", norm="l2-squared"),
+    Plant(
+        "scales of squares not divided by",
+        r"= scaled_turn / .*",
+        "= scaled_turn",
+        norm="l2-squared",
+    ),
+    Plant(
+        "the second derivative of a squared distance dropped",
+        r"= dw \* weight",
+        "= 0 * dw",
+        norm="l2-squared",
+        loss="hinge",
+    ),
+    Plant("rate of a norm dropped", r" - rate_x \* u\b", "", normalize=True),
+    Plant(
+        "rate of a unit vector dropped",
+        r"dunit_x = (.*) - rate_x\[:, None\] \* unit_x",
+        r"dunit_x = \1",
+        normalize=True,
+    ),
+    Plant("part along an embedding dropped", r" - turn_along_x \* unit_x\b", "", normalize=True),
+    Plant("a norm not squared", r"rate_x = inverse_x \* stretch_x", "rate_x = stretch_x", normalize=True),
+    Plant("slope beyond the kink", r"np\.heaviside\(z, 0\.0\)", "np.heaviside(z, 1.0)", loss="hinge"),
+    Plant("sign of a component at 0", r"np\.sign\(u\)", "np.where(u >= 0, 1.0, -1.0)", norm="l1", loss="softmax-nll"),
+]
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_checks_fail_on_an_error_in_a_module(plant: Plant) -> None:
+    of = made(plant.norm, plant.loss, plant.normalize)
+    before, mark, after = of.text(".py").partition("def hvp(")
+    wrong = re.sub(plant.old, plant.new, after)
+    assert wrong != after, f"{plant.old!r} is not in the text"
+    found = failing(checked(before + mark + wrong, of))
+    assert found
+    assert plant.seen_by in {"", *found}
+
+
+def test_code_that_raises_is_a_finding() -> None:
+    of = made("l2", "hinge")
+    (check,) = checked(of.text(".py").replace("def hvp(", "def product("), of, ("float32",))
+    assert not check.passed
+    assert check.detail.startswith("AttributeError")
+
+
+# ---------------------------------------------------------------- CUDA
+
+CUDA_PLANTS = [
+    ("", "", set()),
+    (r"row\.turn_neg \*= factor;", "", {"mean and sum", "upstream gradient"}),
+    (r"direction_neg \* dv", "direction_neg * v", {"linear in v"}),
+    (r"_sum\(sums\.scaled_rate_pos\)", "_sum(sums.scaled_rate_neg)", {"symmetric"}),
+    (r"narrow\(h_x_neg\[k\], of_x_neg\)", "narrow(h_x_neg[k + 1], of_x_neg)", {"Hessian times v"}),
+    (
+        r"const index_t start = i \* dim;\n(?= +const product)",
+        "const int start = int(i) * int(dim);\n",
+        {"last of 2^28 rows"},
+    ),
+]
+
+
+@pytest.mark.needs("nvrtc")
+@pytest.mark.parametrize(
+    ("old", "new", "seen_by"), CUDA_PLANTS, ids=["right", *(old[:20] for old, *_ in CUDA_PLANTS[1:])]
+)
+def test_checks_fail_on_an_error_in_a_kernel(old: str, new: str, seen_by: set[str]) -> None:
+    of = made("l2", "softmax-mse", target="cuda", dtypes=["float32"])
+    text = re.sub(old, new, of.text(".cuh")) if old else of.text(".cuh")
+    assert (text != of.text(".cuh")) == bool(old)
+    names = [k for k in kernels_to_execute("float32", Depth.MOST) if k.startswith("hvp")]
+    assert len(names) == 2
+    compiled = nvrtc.compile_source(
+        text, nvrtc.architectures()[0], [qualified(of.objective.stem, k) for k in names], "x"
+    )
+    runner = on_cpu(of, "float32", compiled)
+    found = failing([*execute_products(of, runner, Depth.MOST), *launch_checks(of, runner, Depth.MOST)])
+    assert found >= seen_by
+    assert bool(found) == bool(seen_by)
