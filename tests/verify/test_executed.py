@@ -97,7 +97,7 @@ PLANTS = [
         "loss",
     ),
     Plant("temperature ignored", r" / parameters\.temperature", "", "loss"),
-    Plant("1 - s instead of q", r"q = sigmoid\(-z\)", "q = T(1) - s", "gradient"),
+    Plant("1 - s instead of q", r"const T q = sigmoid\(-z\)", "const T q = T(1) - s", "gradient"),
     Plant("an exponential that overflows", r"-magnitude\(z\)", "-z", "gradient"),
     Plant("factor 2 of the squared distance", r"weight = T\(2\) \* ", "weight = ", "gradient", norm="l2-squared"),
     Plant("a double in single precision", r"return sqrt\(z\)", "return sqrtf(float(z))", "loss", dtype="float64"),

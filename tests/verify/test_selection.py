@@ -17,6 +17,7 @@ from derive_triplet.derive.launches import (
     WARP,
     fused_start,
     kernels,
+    product_start,
     reduction,
     single_start,
 )
@@ -71,7 +72,9 @@ def test_every_kernel_that_launchers_start_is_there(dtype: str) -> None:
     dims = range(1, BLOCK.reach * scalar.wide + 2 * scalar.wide)
     started = {fused_start(scalar, 1, dim).kernel for dim in dims}
     started |= {single_start(kernel, scalar, 1, dim).kernel for kernel in ("forward", "backward") for dim in dims}
-    assert started | {reduction(scalar)} == set(kernels([dtype]))
+    assert started | {reduction(scalar)} == set(kernels([dtype], products=False))
+    products = {product_start(scalar, 1, dim).kernel for dim in dims}
+    assert started | products | {reduction(scalar)} == set(kernels([dtype]))
     assert len(kernels([dtype])) == len(set(kernels([dtype])))
 
 
@@ -94,7 +97,16 @@ def test_quick_verification_executes_most_of_the_first_type_and_short_rows_of_th
 def test_quick_verification_executes_kernels_that_launchers_start(dtype: str) -> None:
     every, most, short = (set(kernels_to_execute(dtype, depth)) for depth in (Depth.EVERY, Depth.MOST, Depth.SHORT))
     assert short < most < every
-    for part in ("Warp", BLOCK.name, "forward_backward<", "forward_backward_long", "forward<", "backward<", "reduce"):
+    for part in (
+        "Warp",
+        BLOCK.name,
+        "forward_backward<",
+        "forward_backward_long",
+        "forward<",
+        "backward<",
+        "hvp<",
+        "reduce",
+    ):
         assert any(part in kernel for kernel in most), part
     assert {is_in_two(one) for one in (Depth.EVERY, Depth.MOST)} == {True}
     assert not is_in_two(Depth.SHORT)
