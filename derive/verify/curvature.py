@@ -267,7 +267,7 @@ def _against_reference(objective: Objective, found: Sequence[_Found], dtype: str
 
 def _magnification(exact: Product, case: Case) -> float:
     """By how much a product magnifies what derivatives of the loss lose below the normal range."""
-    return float(min(max(exact.magnified, 1), 1e250)) / _sharpest(case.parameters) ** 2
+    return float(min(max(exact.magnified, 1) / _sharpest(case.parameters) ** 2, 1e305))
 
 
 def _sharpest(parameters: Mapping[str, float]) -> float:
