@@ -183,7 +183,9 @@ PLANTS = [
     ),
     Plant("part along an embedding dropped", r" - turn_along_x \* unit_x\b", "", normalize=True),
     Plant("a norm not squared", r"rate_x = inverse_x \* stretch_x", "rate_x = stretch_x", normalize=True),
-    Plant("slope beyond the kink", r"np\.heaviside\(z, 0\.0\)", "np.heaviside(z, 1.0)", loss="hinge"),
+    Plant(
+        "slope beyond the kink", r"np\.heaviside\(z, 0\.0\)", "np.heaviside(z, 1.0)", norm="l2-squared", loss="hinge"
+    ),
     Plant("sign of a component at 0", r"np\.sign\(u\)", "np.where(u >= 0, 1.0, -1.0)", norm="l1", loss="softmax-nll"),
 ]
 
@@ -211,9 +213,10 @@ def test_code_that_raises_is_a_finding() -> None:
 
 CUDA_PLANTS = [
     ("", "", set()),
-    (r"row\.turn_neg \*= factor;", "", {"mean and sum", "upstream gradient"}),
+    (r"row\.turn_neg \*= factor;", "", {"mean and sum"}),
     (r"direction_neg \* dv", "direction_neg * v", {"linear in v"}),
     (r"_sum\(sums\.scaled_rate_pos\)", "_sum(sums.scaled_rate_neg)", {"symmetric"}),
+    (r"factor_of_row\(upstream, factor, i\)\);\n(?= +place)", "factor);\n", {"upstream gradient"}),
     (r"narrow\(h_x_neg\[k\], of_x_neg\)", "narrow(h_x_neg[k + 1], of_x_neg)", {"Hessian times v"}),
     (
         r"const index_t start = i \* dim;\n(?= +const product)",
