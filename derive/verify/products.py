@@ -110,13 +110,13 @@ def _slopes(
     objective: Objective, parameters: Mapping[str, float], sides: Sequence[_Side]
 ) -> tuple[list[_Derivatives], list[Any]]:
     """The derivatives of a loss here, and with each of the distances moved; and how far these move."""
-    distances = [side.distance for side in sides]
-    h = step_of(objective, parameters, *distances)
-    piece = partial(smooth_piece, objective.loss, *distances, parameters)
+    d_pos, d_neg = (side.distance for side in sides)
+    h = step_of(objective, parameters, d_pos, d_neg)
+    piece = partial(smooth_piece, objective.loss, d_pos, d_neg, parameters)
     moved = [side.distance + side.moved for side in sides]
     with mpmath.workdps(80):
-        beside = [(moved[0] * _SHIFT + distances[0], distances[1]), (distances[0], moved[1] * _SHIFT + distances[1])]
-    return [_derivatives(loss_slopes(piece, *pair, h)) for pair in (distances, *beside)], moved
+        around = ((d_pos, d_neg), (d_pos + moved[0] * _SHIFT, d_neg), (d_pos, d_neg + moved[1] * _SHIFT))
+    return [_derivatives(loss_slopes(piece, a, b, h)) for a, b in around], moved
 
 
 def _derivatives(of: Slopes) -> _Derivatives:
