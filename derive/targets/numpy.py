@@ -80,7 +80,8 @@ def _product_slots(second: Rescaled, embeddings: Mapping[str, str]) -> dict[str,
     scales = second.scales.values()
     of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in second.kernel.constants}
     mapped = ShortNumpyPrinter(embeddings, scales)
-    slots_ = slots(second, ShortNumpyPrinter(), ShortNumpyPrinter(embeddings | of_row, scales), mapped)
+    reduced = ShortNumpyPrinter({**embeddings, **of_row}, scales)
+    slots_ = slots(second, ShortNumpyPrinter(), reduced, mapped)
     maps = []
     for one in second.kernel.maps:
         value, scale = one.value.args if isinstance(one.value, product) else (one.value, None)

@@ -117,7 +117,8 @@ def _cases(
     """The same on every run; for float32 and float64 the same numbers, but at scales that only one has."""
     first = True
     for case in _all_cases(objective, dtype, parameters, full_range):
-        regime = Regime(case.regime, *(row[None] for row in case.embeddings), case.parameters)
+        x, x_pos, x_neg = (row[None] for row in case.embeddings)
+        regime = Regime(case.regime, x, x_pos, x_neg, case.parameters)
         if not is_judged(objective, regime, 0, dtype) or _is_a_matter_of_form(objective, case):
             continue
         yield case
@@ -137,7 +138,7 @@ def _is_a_matter_of_form(objective: Objective, case: Case) -> bool:
         h = mpmath.mpf(10) ** -30
         for at in (at for at, distance in enumerate(distances) if distance == 0):
             moved = [distance + h * (at == other) for other, distance in enumerate(distances)]
-            here, ahead = (loss_value(objective.loss, *of, case.parameters) for of in (distances, moved))
+            here, ahead = (loss_value(objective.loss, of[0], of[1], case.parameters) for of in (distances, moved))
             if 0 < abs(ahead - here) < h * mpmath.mpf(10) ** -15:
                 return True
     return False
@@ -186,12 +187,14 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
         large = FAR_SCALES[dtype]
         scales += [(1 / large,) * 3, (large,) * 3, (1 / large, 1 / large, 1.0), (1 / large, 1.0, 1 / large)]
     for of in scales:  # the product of a short embedding that is normalized magnifies its part of the direction twice
-        yield case("far scales", *(normal(scale) for scale in of), of if objective.of_units else max(of))
+        rows = [normal(scale) for scale in of]
+        yield case("far scales", rows[0], rows[1], rows[2], of if objective.of_units else max(of))
     if scales[2:] and not objective.of_units:  # delta is 0, though what is added up in it is not in the range
         far = normal(large, 2)
         yield case("far, equal distances", np.zeros(2), far, far[::-1])
     for kink in parameters_on_the_kinks(objective, parameters):
-        yield case("on the kink", *map(np.array, ON_THE_KINK[objective.of_units]), **kink)
+        on_it = [np.array(row) for row in ON_THE_KINK[objective.of_units]]
+        yield case("on the kink", on_it[0], on_it[1], on_it[2], 1.0, **kink)
 
 
 # ---------------------------------------------------------------- against the reference
