@@ -62,7 +62,9 @@ def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
     from ..hvp import product_of
 
     product = product_of(kernel)
-    return product and _slots(product, (*product.kernel.constants, *product.kernel.weights), ShortCppPrinter)
+    if product is None:
+        return None
+    return _slots(product, (*product.kernel.constants, *product.kernel.weights), ShortCppPrinter)
 
 
 def _slots(rescaled: Rescaled, stored: Iterable[sp.Symbol], printer: type[CppPrinter]) -> dict[str, Any]:

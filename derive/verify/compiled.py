@@ -50,8 +50,8 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
                     executed = True
                     if device:
                         checks += execute_on_gpu(product, dtype, result, much)
-                        on_device = execute_products(product, on_gpu(product, dtype, result), much)
-                        checks += [replace(check, name=f"GPU {check.name}") for check in on_device]
+                        products = execute_products(product, on_gpu(product, dtype, result), much)
+                        checks += [replace(check, name=f"GPU {check.name}") for check in products]
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
     if nvcc.find() and (thorough or not levels):
         complaint = nvcc.errors(product.files)
