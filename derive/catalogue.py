@@ -197,12 +197,16 @@ class Objective:
         return (*self.distance.parameters, *self.loss.parameters)
 
 
+EPSILON = Parameter("epsilon", 0.01, "positive", "below about this distance the cone point is rounded off")
 TEMPERATURE = Parameter("temperature", 1.0, "positive", "the distances are divided by it before the exponential")
 MARGIN = Parameter("margin", 0.2, "nonnegative", "by how much the negative must be farther than the positive")
 
 _HOFFER = "E. Hoffer, N. Ailon, Deep metric learning using triplet network, 2015, arXiv:1412.6622"
 _HERMANS = "A. Hermans, L. Beyer, B. Leibe, In defense of the triplet loss, 2017, arXiv:1703.07737"
 _SCHROFF = "F. Schroff, D. Kalenichenko, J. Philbin, FaceNet, CVPR 2015, arXiv:1503.03832"
+_CHARBONNIER = "P. Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994"
+_AGGARWAL = "C. Aggarwal, A. Hinneburg, D. Keim, On the surprising behavior of distance metrics, ICDT 2001"
+_NGUYEN = "H. Nguyen, L. Bai, Cosine similarity metric learning for face verification, ACCV 2010"
 
 _DISTANCES = (
     Distance(
@@ -224,6 +228,34 @@ _DISTANCES = (
         title="squared Euclidean distance",
         definition="sum((x - y)**2)",
         reference=_SCHROFF,
+    ),
+    Distance(
+        name="l2-smooth",
+        title="Euclidean distance with its cone point rounded off, a pseudo-Huber loss",
+        definition="sqrt(sum((x - y)**2) + epsilon**2) - epsilon",
+        reference=_CHARBONNIER,
+        parameters=(EPSILON,),
+    ),
+    Distance(
+        name="l1",
+        title="Manhattan distance",
+        definition="sum(abs(x - y))",
+        reference=_AGGARWAL,
+        singularities=(
+            Singularity(
+                locus="sum(abs(x - y))",
+                where="x_k = y_k for some k",
+                why="a term has a kink there: its subdifferential is [-1, 1], "
+                "and 0 is its least and only odd-symmetric element",
+            ),
+        ),
+    ),
+    Distance(
+        name="cosine",
+        title="cosine distance, 1 less the cosine of the angle",
+        definition="1 - sum(x*y) / (sqrt(sum(x**2)) * sqrt(sum(y**2)))",
+        reference=_NGUYEN,
+        on_units="sum((x - y)**2) / 2",
     ),
 )
 

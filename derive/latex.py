@@ -164,13 +164,18 @@ class LatexPrinter(InfixPrinter):
     def _print_Sum(self, expr: sp.Sum) -> tuple[str, int]:
         outermost_first = reversed(expr.limits)
         sums = (rf"\sum_{{{self(index)}={self(low)}}}^{{{self(high)}}} " for index, low, high in outermost_first)
-        return f"{''.join(sums)}{self.at_least(expr.function, MUL)}", UNARY - 1
+        return f"{''.join(sums)}{self._operand(expr.function)}", UNARY - 1
+
+    def _operand(self, expr: sp.Expr) -> str:
+        """What a sum or a derivative is taken of: a product without a sign, or in parentheses."""
+        text = self.at_least(expr, MUL)
+        return rf"\left({text}\right)" if text.startswith("-") else text
 
     def _print_Derivative(self, expr: sp.Derivative) -> tuple[str, int]:
         variable = self(expr.variables[0])
         if expr.expr in self.named:
             return rf"\frac{{\partial {self.named[expr.expr]}}}{{\partial {variable}}}", ATOM
-        return rf"\frac{{\partial}}{{\partial {variable}}} {self.at_least(expr.expr, MUL)}", MUL
+        return rf"\frac{{\partial}}{{\partial {variable}}} {self._operand(expr.expr)}", MUL
 
     def _print_Pow(self, expr: sp.Pow) -> tuple[str, int]:
         if expr.exp.is_Rational and expr.exp < 0:

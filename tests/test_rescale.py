@@ -11,7 +11,7 @@ from typing import Any
 import mpmath
 import pytest
 import sympy as sp
-from objectives import COVER, OTHERS
+from objectives import COVER
 
 from derive_triplet import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, StepError, differentiate
 from derive_triplet.derive import rescale as module
@@ -44,11 +44,6 @@ TABLE = [
     (Objective(DISTANCES["l2-squared"], RATIO), True, False),
     (Objective(LOGARITHM, LOSSES["softmax-nll"]), True, False),
     (Objective(HALF, LOSSES["softmax-mse"]), True, True),
-    *(
-        (Objective(other, LOSSES["hinge"], normalize), True, True)
-        for other in OTHERS.values()
-        for normalize in (False, True)
-    ),
     # one weight for differences of two sums
     (Objective(SCALED, LOSSES["softmax-nll"]), False, False),
     # no differences

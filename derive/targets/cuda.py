@@ -28,6 +28,7 @@ class CudaTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         return {
             **row_slots(kernel),
+            "fits_twice": _fits_twice(kernel),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],
             "warp": WARP,
             "block": BLOCK,
@@ -45,3 +46,11 @@ class CudaTarget(Target):
         from ..verify.compiled import methods
 
         return nullcontext(methods(product))
+
+
+def _fits_twice(kernel: RowKernel) -> bool:
+    """Whether two blocks of the kernel that holds the longest rows fit on a multiprocessor, without spilling.
+
+    As the compiler reports it: a second stage takes more registers than there are, and so does a hypotenuse.
+    """
+    return len(kernel.stages) == 1 and "hypot" not in kernel.functions
