@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ COVER = (
 )
 """Each distance and each loss, for what compiles or executes. A distance and a loss have nothing to do with each other
 but for two numbers and two slopes, so tests grow with the sum of their numbers, and not with the product."""
+
+NORMALIZED = (("l2", "softmax-mse"), ("l2-squared", "hinge"), ("l1", "softmax-nll"))
+"""The same of normalized embeddings, which are one more stage before any of these."""
 
 
 def named(pairs: tuple[tuple[str, str], ...]) -> list[Objective]:
@@ -57,3 +61,9 @@ def closed_distance(norm: str, x: Vector, y: Vector, epsilon: Any = None) -> tup
         rounded = length([*difference, epsilon]) if norm == "l2-smooth" else length(difference)
         value, first = rounded - (epsilon or 0), [c / rounded for c in difference]
     return value, first, [-c for c in first]
+
+
+def code_of(formula: str) -> str:
+    """A printed formula as Python, of lists of components, with `norm_x` for |x| and `total` for a sum over i."""
+    python = re.sub(r"\|(\w+)\|", r"norm_\1", formula.replace("^", "**"))
+    return python.replace("sum_i(", "total(lambda i: ").replace(", otherwise", " else")

@@ -13,7 +13,7 @@ from typing import Any
 import mpmath
 import pytest
 import sympy as sp
-from objectives import EVERY, OF_UNITS, Vector, closed_distance, length
+from objectives import EVERY, OF_UNITS, Vector, closed_distance, code_of, length
 
 from derive_triplet.derive import lemmas, symbols
 from derive_triplet.derive.catalogue import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Singularity
@@ -465,8 +465,7 @@ def test_the_repr_is_a_program_that_computes_the_gradients(norm: str, loss: str)
                 pair = point.vectors["x"], point.vectors[f"x_{which}"]
                 names[f"d_{which}"] = closed_distance(norm, *pair, epsilon_of(point))[0]
             for name, text in rows:
-                code = re.sub(r"\|(\w+)\|", r"norm_\1", text.replace("^", "**").replace("sum_i(", "total(lambda i: "))
-                components = [eval(code, {**names, "k": at}) for at in range(point.dimension)]
+                components = [eval(code_of(text), {**names, "k": at}) for at in range(point.dimension)]
                 names[name.removesuffix("[k]")] = components if name.endswith("[k]") else components[0]
             found = {name: names[f"dL/d{name}"] for name in EMBEDDINGS}
             assert agree(found, expected)

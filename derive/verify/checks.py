@@ -109,7 +109,7 @@ def _checks_of_type(
         checks.append(_gradients_are_orthogonal(objective, runner, ordinary, dtype))
     checks.append(_reductions(runner, ordinary[-1], dtype))
     if shapes:
-        checks.append(_order(runner, dtype, {p.name: p.default for p in objective.parameters}, shapes))
+        checks.append(_order(objective, runner, dtype, shapes))
     if dtype == "float64":
         checks.append(_taylor_slope(runner, ordinary[-1]))
     return checks
@@ -262,7 +262,7 @@ def ulps(
     widest = FORMATS[range_of or dtype]
     half_of_largest = mpmath.ldexp(1, widest.largest_exponent - widest.precision)
     errors = []
-    for value, wanted, scale in zip(map(float, found), exact.value, exact.scale, strict=True):
+    for value, wanted, scale in zip(map(float, found), exact.value, exact.scale_in(epsilon), strict=True):
         if math.isnan(value):
             errors.append(math.nan)
         elif abs(wanted) - widest.largest >= half_of_largest:
@@ -324,7 +324,7 @@ def _gradients_are_orthogonal(objective: Objective, runner: Runner, batch: Itera
             exact = cached_reference(objective, regime, row).gradients
             for name, embedding, gradient in zip(EMBEDDINGS, regime.embeddings, gradients, strict=True):
                 x, g = (array[row].astype(np.float64) for array in (embedding, gradient))
-                size = np.abs(x) @ np.asarray(exact[name].scale, np.float64)
+                size = np.abs(x) @ np.asarray(exact[name].scale_in(FORMATS[dtype].eps), np.float64)
                 worst = _worst(worst, np.abs(x @ g), _unit(dtype, size))
     return Check("gradients orthogonal", "ordinary", dtype, worst, BOUND)
 
@@ -340,15 +340,16 @@ def _worst(so_far: float, errors: Array, unit: Array) -> float:
     return float(np.maximum(so_far, np.max(measured)))
 
 
-def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: Iterable[tuple[int, int]]) -> Check:
+def _order(objective: Objective, runner: Runner, dtype: str, shapes: Iterable[tuple[int, int]]) -> Check:
     """Reversing rows and components reverses the results: many rows, and rows too long to be held at once.
 
     It takes no reference to see that a row or a component is left out, counted twice or put in the wrong place.
     """
     random = np.random.Generator(np.random.PCG64(0))
     worst, computed_in = 0.0, FORMATS[dtype].computed_in
+    parameters = {p.name: p.default for p in objective.parameters}
     for shape in shapes:
-        size = 1 / math.sqrt(shape[1])  # distances of order 1, at which no loss magnifies rounding
+        size = _size(objective, shape[1], parameters)
         x, x_pos, x_neg = (FORMATS[dtype].rounded(random.uniform(-size, size, shape)) for _ in EMBEDDINGS)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
@@ -359,6 +360,13 @@ def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: 
         least = np.maximum(np.abs(loss.astype(np.float64)), 1)
         worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), FORMATS[computed_in].eps * least)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)
+
+
+def _size(objective: Objective, dim: int, parameters: Mapping[str, float]) -> float:
+    """Of components, for distances of order 1 at most, at which no loss magnifies rounding."""
+    size = mpmath.mpf(1) / math.sqrt(dim)
+    apart = distance_between(objective, [size] * dim, [mpmath.mpf(0)] * dim, parameters)
+    return float(size / max(apart, 1))
 
 
 def _largest_of_rows(gradients: Array) -> Array:

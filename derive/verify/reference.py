@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any
 
 import mpmath
@@ -31,10 +31,18 @@ class Exact:
 
     A scale is the sum of the absolute values of all terms that were added up to the number, each with its first-order
     sensitivity to a relative error in the distances. Where nothing cancels it is about the number itself.
+
+    second: of what cannot be computed without rounding, such as unit vectors, the sensitivity of second order, which
+        counts where that of first order vanishes; empty for none.
     """
 
     value: Sequence[Any]
     scale: Sequence[Any]
+    second: Sequence[Any] = ()
+
+    def scale_in(self, eps: Any) -> list[Any]:
+        """The scales for a type with this unit in the last place."""
+        return [first + eps * then for first, then in zip_longest(self.scale, self.second, fillvalue=0)]
 
 
 @dataclass(frozen=True)
@@ -80,27 +88,31 @@ def reference(
             "neg": abs(slopes.neg) + moved_pos * abs(slopes.pos_neg) + moved_neg * abs(slopes.neg_neg),
         }
 
-        def part(side: str, which: int) -> Exact:
-            exact = toward[side].gradients[which]
-            return Exact(
-                [slope[side] * component for component in exact.value],
-                [
-                    swing[side] * abs(component) + abs(slope[side]) * more
-                    for component, more in zip(exact.value, exact.scale, strict=True)
-                ],
-            )
+        # at most: how slopes bend, where units that round move distances that are 0
+        bend = (abs(slopes.pos_pos) + abs(slopes.pos_neg) + abs(slopes.neg_neg)) * objective.of_units
 
-        of_x = part("pos", 0), part("neg", 0)
+        def gradient(embedding: Sequence[Any], *parts: tuple[str, int]) -> Exact:
+            values, scales = [mpmath.mpf(0)] * len(embedding), [mpmath.mpf(0)] * len(embedding)
+            for side, which in parts:
+                exact = toward[side].gradients[which]
+                for k, (component, more) in enumerate(zip(exact.value, exact.scale, strict=True)):
+                    values[k] += slope[side] * component
+                    scales[k] += swing[side] * abs(component) + abs(slope[side]) * more
+            return Exact(values, scales, [bend / _length(embedding)] * len(embedding))
+
         gradients = {
-            "x": Exact(
-                [a + b for a, b in zip(of_x[0].value, of_x[1].value, strict=True)],
-                [a + b for a, b in zip(of_x[0].scale, of_x[1].scale, strict=True)],
-            ),
-            "x_pos": part("pos", 1),
-            "x_neg": part("neg", 1),
+            "x": gradient(anchor, ("pos", 0), ("neg", 0)),
+            "x_pos": gradient(positive, ("pos", 1)),
+            "x_neg": gradient(negative, ("neg", 1)),
         }
         scale = abs(slopes.value) + moved_pos * abs(slopes.pos) + moved_neg * abs(slopes.neg)
-        return Reference(Exact([slopes.value], [scale]), gradients)
+        second = (abs(slopes.pos) + abs(slopes.neg)) * objective.of_units + bend
+        return Reference(Exact([slopes.value], [scale], [second]), gradients)
+
+
+def _length(vector: Sequence[Any]) -> Any:
+    """The norm, and 1 for a zero vector, which is its own unit vector."""
+    return mpmath.sqrt(mpmath.fsum(c**2 for c in vector)) or mpmath.mpf(1)
 
 
 @dataclass(frozen=True)
@@ -144,8 +156,7 @@ def _distance_gradients(
         raw = []
         for scale, of, value in zip(scales, units, (a, b), strict=True):
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
-            norm = mpmath.sqrt(mpmath.fsum(c**2 for c in value)) or mpmath.mpf(1)
-            raw.append([(s + along * abs(u)) / norm for s, u in zip(scale, of, strict=True)])
+            raw.append([(s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
     return _Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
 
 

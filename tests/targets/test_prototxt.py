@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from objectives import COVER
+from objectives import COVER, NORMALIZED
 
 from derive_triplet import (
     DISTANCES,
@@ -22,7 +22,7 @@ from derive_triplet import (
 )
 from derive_triplet.derive.verify.caffe import build
 
-OBJECTIVES = [(*pair, normalize) for pair in COVER for normalize in (False, True)]
+OBJECTIVES = [*((*pair, False) for pair in COVER), *((*pair, True) for pair in NORMALIZED)]
 objectives = pytest.mark.parametrize(("norm", "loss", "normalize"), OBJECTIVES)
 
 

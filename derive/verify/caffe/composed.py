@@ -172,7 +172,7 @@ def _against_reference(
     worst = {"loss": 0.0, "gradient": 0.0}
     for row, loss in enumerate(losses):
         exact = cached_reference(objective, regime, row)
-        wanted = Exact([min(*exact.loss.value, _ceiling(layers))], [*exact.loss.scale])
+        wanted = replace(exact.loss, value=[min(*exact.loss.value, _ceiling(layers))])
         shorter = objective.of_units * INVERSE_SHIFT / (2 * float(np.min(divisors[:, row])) ** 2)
         unit = 1 + shorter / float(np.finfo(judged).eps)
         at = _also_at(coarse, wanted, unit)
@@ -204,7 +204,7 @@ def _coarseness(objective: Objective, layers: Sequence[Layer], judged: str) -> f
 
 def _also_at(size: float, exact: Exact, unit: float) -> Exact:
     """With errors judged at the scale of `size` as well, and in units so many times as large."""
-    return Exact(exact.value, [unit * (scale + size) for scale in exact.scale])
+    return replace(exact, scale=[unit * (scale + size) for scale in exact.scale])
 
 
 def _mean(runner: NetRunner, regime: Regime, dtype: str) -> Check:
