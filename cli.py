@@ -30,7 +30,7 @@ Examples:
   derive-triplet --norm l2 --target cuda
       the paper's loss on the Euclidean distance, as CUDA, in generated/cuda/
   derive-triplet --loss hinge --margin 0.5 --norm all --target numpy -o src
-      both norms, with another default margin, in src/numpy/
+      every distance, with another default margin, in src/numpy/
   derive-triplet --target numpy -o - > layer.py
       to standard output
   derive-triplet --loss 'log(1 + exp((d_pos - d_neg)/tau))' --param "tau=0.5:>0" --name soft --target cuda

@@ -383,6 +383,25 @@ def test_one_anchor_may_be_broadcast_over_all_rows(module: ModuleType, product: 
     assert_closed_form(module, product, (anchors, x_pos, x_neg), "mean")
 
 
+@pytest.mark.parametrize("norm", DISTANCES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parallel_embeddings_are_close_whatever_their_lengths(norm: str, dtype: str) -> None:
+    """Their unit vectors differ by rounding, and by the same in the distance as in the gradient that it divides."""
+    x, _, x_neg = batch(50, 7, dtype)
+    x = np.round(64 * x) / 64  # so that 3*x is exact
+    made = generate(differentiate(norm, "softmax-nll", normalize=norm != "cosine"), "numpy")
+
+    def longest(module: ModuleType) -> Any:
+        triplet = x, 3 * x, x_neg
+        _, gradients = module.value_and_grad(*triplet, reduction="none")
+        return max(np.max(norms(g) * norms(e)) for g, e in zip(gradients, triplet, strict=True))
+
+    bound = 2 * 7**0.5  # of l1, whose gradient has length sqrt(n)
+    assert longest(load(made)) <= bound
+    wrong = planted(made, "number[..., None]", "np.asarray(number, x.dtype)[..., None]")
+    assert bool(longest(wrong) > bound) == ((norm, dtype) == ("l2", "float32"))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_inputs_are_not_modified(module: ModuleType, dtype: str) -> None:
     triplet = batch(300, 130, dtype)
