@@ -120,12 +120,13 @@ def _layers_of_distance(derivation: Derivation, values: Mapping[str, float]) -> 
 
 def _in_words(layer: Layer) -> str:
     from ..compose import SHIFT
+    from ..latex import exactly
     from ..layers import single
 
     fields = {name: value for message in layer.parameters.values() for name, value in message.items()}
     found = [rf"\texttt{{{fields['operation']}}}"] if layer.type == "Reduction" else []
     if layer.type == "Power":
         named = (("exponent", "power"), ("factor", "scale"), ("shift", "shift"))
-        found = [f"{word} ${single(fields[name])}$" for word, name in named if name in fields and fields[name] != SHIFT]
+        found = [f"{word} ${exactly(float(single(fields[name])))}$" for word, name in named if name in fields and fields[name] != SHIFT]
         found += ["a small shift"] * (fields.get("shift") == SHIFT)
     return rf"\texttt{{{layer.type}}}" + (f" with {' and '.join(found)}" if found else "")
