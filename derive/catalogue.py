@@ -75,12 +75,14 @@ class Singularity:
 
     The convention is the same everywhere: the derivative is taken as 0 there. Where it is another one, `taken` says
     which.
+    apart: of a distance, what y - x is there in each component, a decimal number.
     """
 
     locus: str
     where: str
     why: str
     taken: str = ""
+    apart: str = "0"
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,17 @@ class Objective:
     """A loss on a distance: L(x, x_pos, x_neg) = phi(d(x, x_pos), d(x, x_neg)).
 
     normalize: the three embeddings are divided by their Euclidean norms first; a zero vector stays one.
+    like: the name of the entry of `parity` that it is, one that computes what a library computes; '' for none.
     """
 
     distance: Distance
     loss: Loss
     normalize: bool = False
+    like: str = ""
 
     def __post_init__(self) -> None:
+        if self.like and self.normalize:
+            raise UsageError(f"like {self.like}: a parity mode takes embeddings as they are; normalize them before")
         names = [parameter.name for parameter in self.parameters]
         for name in names:
             if names.count(name) > 1:
@@ -185,12 +191,19 @@ class Objective:
     @property
     def stem(self) -> str:
         """The name of generated files and symbols, such as ``triplet_softmax_mse_l2``."""
-        return f"triplet_{self.loss.name}_{self.distance.name}{'_normalized' * self.normalize}".replace("-", "_")
+        name = f"like_{self.like}" if self.like else f"{self.loss.name}_{self.distance.name}"
+        return f"triplet_{name}{'_normalized' * self.normalize}".replace("-", "_")
 
     @property
     def title(self) -> str:
         """What to call it in a list, such as ``softmax-mse on l2``."""
-        return f"{self.loss.name} on {self.distance.name}{', normalized' * self.normalize}"
+        name = f"like {self.like}" if self.like else f"{self.loss.name} on {self.distance.name}"
+        return f"{name}{', normalized' * self.normalize}"
+
+    def options(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """The command-line options that choose it; `values` are defaults of the parameters of a loss of one's own."""
+        chosen = ("--norm", self.distance.name, *self.loss.options(values))
+        return (*(("--like", self.like) if self.like else chosen), *(("--normalize",) if self.normalize else ()))
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

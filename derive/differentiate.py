@@ -160,7 +160,7 @@ def _gradient(
     chain.then("gradient of the distance", sum_of(terms), "insert the lemma on the distance")
     slope = loss.slopes[d_pos].result
     if len(terms) > 1 and loss.slopes[d_neg].result == -slope:
-        inner = sp.Add(*(times(term.coefficient / slope, term.elementwise) for term in terms))
+        inner = sp.Add(*(times(sp.cancel(term.coefficient / slope), term.elementwise) for term in terms))
         chain.then("collect", sp.Mul(slope, inner, evaluate=False), "the two slopes are opposite")
     return chain.qed()
 

@@ -99,7 +99,7 @@ def _distance_gradient(
     shift, power = value.as_independent(sp.Sum, as_Add=True)
     terms = []
     for weight, derivative in zip(weights.values(), inner, strict=True):
-        content, elementwise = derivative.subs(i, k).primitive()
+        content, elementwise = _primitive(derivative.subs(i, k))
         if elementwise.as_coefficients_dict()[symbols.x[k]] < 0:
             content, elementwise = -content, -elementwise
         terms.append(Term(content * weight.subs(power, d - shift), elementwise))
@@ -134,7 +134,7 @@ def _collapsed(part: sp.Expr) -> sp.Expr:
 
 def _beside(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """a*b with the numbers of both where they are, for a reader to cancel."""
-    content, primitive = b.primitive()
+    content, primitive = _primitive(b)
     factors = [factor for factor in (a, content) if factor != 1]
     product = sp.Mul(*factors[1:], primitive, evaluate=False) if factors[1:] else primitive
     return sp.Mul(factors[0], product, evaluate=False) if factors else product
@@ -147,9 +147,23 @@ def sum_of(terms: Iterable[Term]) -> sp.Expr:
 
 def times(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """a*b, without SymPy's distributing a number over a sum: 2*(x - y) stays as it is."""
-    content, primitive = b.primitive()
+    content, primitive = _primitive(b)
     coefficient = a * content
     return primitive if coefficient == 1 else sp.Mul(coefficient, primitive, evaluate=False)
+
+
+def _primitive(expr: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """The number that all terms have in common, and what it is multiplied by; a constant term goes with the others.
+
+    2*x - 2*y + 1/500000 is 2 times x - y + 1/1000000, and not 1/500000 times 1000000*x - 1000000*y + 1.
+    """
+    constant, rest = expr.as_coeff_Add()
+    if not constant or not rest:
+        content, primitive = expr.primitive()
+    else:
+        content, primitive = rest.primitive()
+        primitive += constant / content
+    return content, primitive
 
 
 def _gradient_norm(gradient: sp.Expr, value: sp.Expr, setting: Setting) -> Lemma:

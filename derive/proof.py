@@ -128,7 +128,7 @@ def _companion(objective: Objective) -> Derivation | None:
     """The same loss on the distance that is this one squared, or of which this one is the square."""
     name = objective.distance.name
     other = name.removesuffix("-squared") if name.endswith("-squared") else f"{name}-squared"
-    return differentiate(replace(objective, distance=DISTANCES[other])) if other in DISTANCES else None
+    return differentiate(replace(objective, distance=DISTANCES[other], like="")) if other in DISTANCES else None
 
 
 def entering(derivation: Derivation) -> Mapping[str, str]:
@@ -380,7 +380,8 @@ def _with_components(vectors: Mapping[str, str]) -> dict[str, str]:
 
 def _named(text: str, words: Mapping[str, str]) -> str:
     """`text` with words by what they are called in a document."""
-    return re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
+    named = re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
+    return re.sub(r"\b1e-(\d+)\b", r"10^{-\1}", named)
 
 
 def farthest_units(distance: DistanceDerivation) -> sp.Expr | None:

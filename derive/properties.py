@@ -12,7 +12,7 @@ import mpmath
 import sympy as sp
 
 from . import symbols
-from .catalogue import Loss, Objective
+from .catalogue import Loss, Objective, Singularity
 from .errors import StepError
 from .functions import step
 from .highprecision import distance_value, loss_value, objective_value, zeros
@@ -127,25 +127,31 @@ def find_kinks(objective: Objective) -> tuple[Kink, ...]:
 
 
 def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
+    for singularity in objective.distance.singularities:
+        yield from _kinks_at(objective, singularity)
+
+
+def _kinks_at(objective: Objective, singularity: Singularity) -> Iterator[Kink]:
+    """What happens where one of the distances is singular."""
     anchor, near = [mpmath.mpf(1) / 3, mpmath.mpf(-2) / 7], [mpmath.mpf(2) / 5, mpmath.mpf(-1) / 4]
+    start = [component + mpmath.mpf(singularity.apart) for component in anchor]
 
     def beside(t: Any) -> list[Any]:
-        return [anchor[0] + t, anchor[1] + 2 * t]
+        return [start[0] + t, start[1] + 2 * t]
 
-    for singularity in objective.distance.singularities:
-        if _is_convex(lambda t: distance_value(objective.distance, anchor, beside(t), {})) is None:
-            raise StepError(f"{objective.distance.name}: stated as singular at {singularity.where}, but it is smooth")
-        for side, along in (
-            ("x_pos", lambda t: objective_value(objective, anchor, beside(t), near, {})),
-            ("x_neg", lambda t: objective_value(objective, anchor, near, beside(t), {})),
-        ):
-            convex = _is_convex(along)
-            if convex is not None:
-                names = {"y": side, "x": "x"}
-                if objective.of_units:
-                    names = {name: f"unit_{embedding}" for name, embedding in names.items()}
-                where = re.sub(r"\b[xy](?![a-zA-Z])", partial(_renamed, names), singularity.where)
-                yield Kink(where, singularity.why, convex)
+    if _is_convex(lambda t: distance_value(objective.distance, anchor, beside(t), {})) is None:
+        raise StepError(f"{objective.distance.name}: stated as singular at {singularity.where}, but it is smooth")
+    for side, along in (
+        ("x_pos", lambda t: objective_value(objective, anchor, beside(t), near, {})),
+        ("x_neg", lambda t: objective_value(objective, anchor, near, beside(t), {})),
+    ):
+        convex = _is_convex(along)
+        if convex is not None:
+            names = {"y": side, "x": "x"}
+            if objective.of_units:
+                names = {name: f"unit_{embedding}" for name, embedding in names.items()}
+            where = re.sub(r"\b[xy](?![a-zA-Z])", partial(_renamed, names), singularity.where)
+            yield Kink(where, singularity.why, convex)
 
 
 def _renamed(names: Mapping[str, str], word: re.Match[str]) -> str:
