@@ -15,6 +15,7 @@ import sympy as sp
 from . import symbols
 from .catalogue import Distance, Loss
 from .functions import OF_ONE_ARGUMENT, sigmoid
+from .printing import decimals
 from .stabilise import RULES, SIMPLER
 from .steps import Chain, Lemma, Setting, collapse_deltas
 from .symbols import d, d_neg, d_pos, i, k, n
@@ -150,6 +151,12 @@ def times(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     content, primitive = _primitive(b)
     coefficient = a * content
     return primitive if coefficient == 1 else sp.Mul(coefficient, primitive, evaluate=False)
+
+
+def factored(expr: sp.Expr) -> sp.Expr:
+    """`expr` with common factors taken out of its sums, but no powers of ten: x - y + 1/1000000 stays as it is."""
+    decimal = {number: sp.Symbol(str(number), real=True) for number in expr.atoms(sp.Rational) if decimals(number)}
+    return sp.factor_terms(expr.xreplace(decimal)).xreplace({symbol: number for number, symbol in decimal.items()})
 
 
 def _primitive(expr: sp.Expr) -> tuple[sp.Expr, sp.Expr]:

@@ -291,6 +291,11 @@ def side_by_side(proof: Proof) -> tuple[tuple[tuple[str, Mapping[str, str]], ...
     return ((ours, theirs),) if widest <= _BESIDE else ((ours,), (theirs,))
 
 
+def fit_beside(proof: Proof, *names: str) -> bool:
+    """Whether formulas of these names fit beside each other, with what they are formulas of."""
+    return sum(width(proof.formulas[name]) for name in names) <= _BESIDE
+
+
 def anchor_cancels(proof: Proof) -> bool:
     """Whether the gradient in the anchor, on one of the distances compared, does not hold the anchor's component."""
     derivations = [derivation for derivation in (proof.derivation, proof.companion) if derivation]

@@ -12,7 +12,7 @@ import sympy as sp
 
 from . import symbols
 from .differentiate import Derivation
-from .lemmas import DistanceDerivation, LossDerivation, abbreviated
+from .lemmas import DistanceDerivation, LossDerivation, abbreviated, factored
 from .normalization import Normalization, at_units, projection
 from .steps import Chain, Lemma, Setting
 from .symbols import d, d_neg, d_pos, i, j, k, l, n
@@ -68,7 +68,7 @@ def _distance_curvature(derivation: DistanceDerivation, first: str, second: str)
         )
     )
     chain.then("product rule", total, "the coefficient depends on the distance, the factor on one component")
-    chain.then("collect", sp.factor_terms(total), "take the common factor out")
+    chain.then("collect", factored(total), "take the common factor out")
     return chain.qed()
 
 
