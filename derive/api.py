@@ -116,7 +116,7 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
     thorough: everything that can be checked here, such as every GPU architecture, instead of what takes a second.
     """
     report = targets_for(product.target)[product.target].verify(product, thorough)
-    if product.objective.loss.source and any(check.name == "gradient" for check in report.checks):
+    if any(check.name == "gradient" for check in report.checks):
         from .verify.regimes import NOT_JUDGED, unjudged
 
         values = product.settings.values(product.objective)

@@ -43,6 +43,7 @@ NORMS = {name: rf"\lVert {latex} \rVert" for name, latex in EMBEDDINGS.items()}
 _SYMBOLS = {
     "d_pos": "d_{+}",
     "d_neg": "d_{-}",
+    "d_swap": r"d_{\pm}",
     "temperature": "T",
     "margin": "m",
     **{f"norm_{name}": latex for name, latex in NORMS.items()},

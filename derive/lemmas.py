@@ -18,7 +18,7 @@ from .functions import OF_ONE_ARGUMENT, sigmoid
 from .printing import decimals
 from .stabilise import RULES, SIMPLER
 from .steps import Chain, Lemma, Setting, collapse_deltas
-from .symbols import d, d_neg, d_pos, i, k, n
+from .symbols import d, d_pos, i, k, n
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DistanceDerivation:
 
 @dataclass(frozen=True)
 class LossDerivation:
-    """The stable form of phi(d_pos, d_neg) and of its two slopes, in the symbols that `abbreviations` introduce.
+    """The stable form of phi(d_pos, d_neg) and of its slopes, in the symbols that `abbreviations` introduce.
 
     introduced: the names that the definition introduces, and what they stand for.
     """
@@ -194,7 +194,8 @@ def _gradient_norm(gradient: sp.Expr, value: sp.Expr, setting: Setting) -> Lemma
 def derive_loss(loss: Loss) -> LossDerivation:
     """The stable value of one loss and its slopes in d_pos and d_neg."""
     definition, introduced = symbols.loss_of(loss)
-    scalars = (d_pos, d_neg, *(symbols.parameter(p) for p in loss.parameters))
+    distances = tuple(symbols.pairs_of(loss))
+    scalars = (*distances, *(symbols.parameter(p) for p in loss.parameters))
     chain = Chain("stable form of the loss", definition, Setting((), scalars, introduced))
     chain.then("write out", chain.setting.spell_out(definition), "insert what the names stand for")
     while True:
@@ -204,10 +205,10 @@ def derive_loss(loss: Loss) -> LossDerivation:
         if chain.reached == before:
             break
     stable = chain.reached
-    abbreviations = _abbreviations(stable)
+    abbreviations = _abbreviations(stable, distances)
     chain.setting = Setting((), scalars)
     chain.then("abbreviate", abbreviated(stable, abbreviations), "name the nodes", also=abbreviations)
-    slopes = {v: _slope(stable, v, Setting((), scalars, abbreviations)) for v in (d_pos, d_neg)}
+    slopes = {v: _slope(stable, v, Setting((), scalars, abbreviations)) for v in distances}
     return LossDerivation(loss, definition, introduced, abbreviations, chain.qed(), slopes)
 
 
@@ -220,11 +221,11 @@ def _slope(stable: sp.Expr, variable: sp.Symbol, setting: Setting) -> Lemma:
     return chain.qed()
 
 
-def _abbreviations(stable: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
+def _abbreviations(stable: sp.Expr, distances: Iterable[sp.Symbol]) -> dict[sp.Symbol, sp.Expr]:
     """Names for the arguments of the nodes in a loss, z, and for the sigmoids s of z and q of -z."""
     names: dict[sp.Symbol, sp.Expr] = {}
     arguments: list[sp.Expr] = []
-    slopes = (sp.diff(stable, which) for which in (d_pos, d_neg))
+    slopes = (sp.diff(stable, which) for which in distances)
     nodes = set().union(*(expr.atoms(*OF_ONE_ARGUMENT) for expr in (stable, *slopes)))
     for node in sorted(nodes, key=sp.default_sort_key):
         (z,) = node.args

@@ -20,6 +20,7 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     """Name and value of everything that the gradients are written in, then of the gradients."""
     from sympy import IndexedBase
 
+    from .catalogue import PAIRS
     from .normalization import at_units
     from .symbols import UNITS, definition_of, x, y
 
@@ -36,7 +37,8 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
         rows.append((", ".join(units.values()), ", ".join(f"{name}/|{name}|" for name in of)))
         if derivation.objective.normalize:
             of = units
-    rows.append(("d_pos, d_neg", f"d({of['x']}, {of['x_pos']}), d({of['x']}, {of['x_neg']})"))
+    ends = {which: (of[first], of[second]) for which in loss.loss.distances for first, second in [PAIRS[which]]}
+    rows.append((", ".join(ends), ", ".join(f"d({first}, {second})" for first, second in ends.values())))
     rows += sorted({(f"{_called(node)}({', '.join(node.variables)})", node.spelled_out) for node in nodes})
     rows += [(symbol.name, to_text(meaning)) for symbol, meaning in names.items()]
     rows.append(("L", to_text(loss.value.result)))

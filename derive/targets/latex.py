@@ -47,7 +47,7 @@ class LatexTarget(Target):
             side_by_side,
             where,
         )
-        from ..symbols import parameter
+        from ..symbols import pairs_of, parameter
         from ..table import EXAMPLE, least_on_units, loss_at
 
         objective = derivation.objective
@@ -69,7 +69,12 @@ class LatexTarget(Target):
             "embeddings": tuple(EMBEDDINGS.items()),
             "normalized": objective.of_units,
             "apart": lambda first, second: apart(objective.distance, {"x": first, "y": second}),
-            "vectors": entering(derivation),
+            "vectors": (vectors := entering(derivation)),
+            "pairs": {
+                to_latex(which): tuple(vectors[str(vector)] for vector in pair)
+                for which, pair in pairs_of(objective.loss).items()
+            },
+            "zip": zip,
             "units": UNITS,
             "at_units": AT_UNITS,
             "norms": NORMS,
