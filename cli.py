@@ -139,8 +139,8 @@ def main(
     """
     parameters = {name: value for name, value in given.items() if value is not None}
     try:
-        for option, is_given in {"--norm": norms, "--loss": losses, "--param": own_parameters, "--name": name}.items():
-            if modes and is_given:
+        for option, value in {"--norm": norms, "--loss": losses, "--param": own_parameters, "--name": name}.items():
+            if modes and value:
                 raise UsageError(f"--like {modes[0]} has a norm and a loss of its own; it does not go with {option}")
         chosen: Sequence[str | Loss] = losses or ("softmax-mse",)
         if own_parameters or name or any(loss not in LOSSES and loss != "all" for loss in losses):

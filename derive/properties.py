@@ -145,7 +145,7 @@ def _kinks_at(objective: Objective, singularity: Singularity) -> Iterator[Kink]:
 
         def along(t: Any, first: str = first, second: str = second) -> Any:
             vectors = {**dict.fromkeys(EMBEDDINGS, near), first: anchor, second: beside(t)}
-            return objective_value(objective, *vectors.values(), {})
+            return objective_value(objective, **vectors, parameters={})
 
         convex = _is_convex(along)
         if convex is not None:

@@ -180,7 +180,7 @@ def worst_errors(objective: Objective, runner: Runner, regime: Regime, dtype: st
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = list(found[row] if regime.columns is None else found[row][list(regime.columns)])
             exact = expected.gradients[name]
-            if regime.copies:  # the others are all alike
+            if regime.columns and regime.copies:  # the others are all alike
                 others = np.delete(found[row], regime.columns)
                 held += [others.min(), others.max()]
                 exact = Exact([*exact.value, exact.value[-1]], [*exact.scale, exact.scale[-1]])
