@@ -294,6 +294,20 @@ def test_the_kernels_of_a_distance_that_is_not_0_and_of_a_third_distance_are_run
 
 
 @pytest.mark.needs("nvrtc")
+def test_kernels_that_add_numbers_take_the_registers_that_they_need() -> None:
+    from derive_triplet.derive.launches import qualified
+    from derive_triplet.derive.verify import nvrtc
+
+    made = generate(differentiate(PARITY["torch"].objective), "cuda", dtypes=["float32"])
+    kernel = qualified(made.objective.stem, "forward_backward<Warp, float, 4, 8>")
+    header = made.text(".cuh")
+    (usage,) = nvrtc.compile_source(header, "sm_100", [kernel]).usage
+    assert usage.spilled_bytes == 0
+    (usage,) = nvrtc.compile_source(header.replace("(256, 1)", "(256, 2)"), "sm_100", [kernel]).usage
+    assert usage.spilled_bytes > 0
+
+
+@pytest.mark.needs("nvrtc")
 def test_a_component_that_is_0_in_all_embeddings_is_judged_where_it_has_a_distance() -> None:
     from derive_triplet.derive.targets.cuda import CudaTarget
 

@@ -32,6 +32,7 @@ class CudaTarget(Target):
             "warp": WARP,
             "block": BLOCK,
             "threads": THREADS,
+            "two_blocks": not _adds_numbers(kernel),
             "most_blocks": MOST_BLOCKS,
             "reduction_threads": REDUCTION_THREADS,
         }
@@ -45,3 +46,10 @@ class CudaTarget(Target):
         from ..verify.compiled import methods
 
         return nullcontext(methods(product))
+
+
+def _adds_numbers(kernel: RowKernel) -> bool:
+    """Whether numbers are added to components: the sums take registers that differences of what is held do not."""
+    from sympy import Add
+
+    return any(total.as_coeff_Add()[0] for reduction in kernel.reductions for total in reduction.term.atoms(Add))
