@@ -20,7 +20,7 @@ from .derive.version import __version__
 
 if TYPE_CHECKING:
     from .derive.api import Request
-    from .derive.catalogue import Loss, Objective
+    from .derive.catalogue import Loss, Objective, Parameter
     from .derive.regenerate import Drift
     from .derive.targets.base import GeneratedFile, Product
     from .derive.verify.report import Report
@@ -389,11 +389,8 @@ def _list(as_json: bool) -> None:
 
     groups = {
         "norms": {entry.name: entry.title for entry in DISTANCES.values()},
-        "losses": {
-            entry.name: entry.title + "".join(f"; --{p.name} [{p.default}]" for p in entry.parameters)
-            for entry in LOSSES.values()
-        },
-        "parity modes": {mode.name: mode.title for mode in PARITY.values()},
+        "losses": {entry.name: entry.title + _defaults(entry.parameters) for entry in LOSSES.values()},
+        "parity modes": {mode.name: mode.title + _defaults(mode.objective.parameters) for mode in PARITY.values()},
         "targets": {target.name: target.title for target in registry.targets().values()},
     }
     if as_json:
@@ -404,6 +401,10 @@ def _list(as_json: bool) -> None:
         click.echo(("\n" if at else "") + f"{kind}:")
         for name, title in group.items():
             click.echo(f"  {name:<{width}}  {title}")
+
+
+def _defaults(parameters: Sequence[Parameter]) -> str:
+    return "".join(f"; --{p.name} [{p.default}]" for p in parameters)
 
 
 # ---------------------------------------------------------------- process

@@ -12,16 +12,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import numpy.typing as npt
 import pytest
+import sympy as sp
 from click.testing import CliRunner, Result
 
-from derive_triplet import PARITY, Mode, Product, UsageError, differentiate, generate, verify
+from derive_triplet import PARITY, Mode, Product, StepError, UsageError, differentiate, generate, verify
 from derive_triplet.cli import main
 from derive_triplet.derive import regenerate
-from derive_triplet.derive.api import requests_for
+from derive_triplet.derive.api import product_of, requests_for
+from derive_triplet.derive.functions import select
+from derive_triplet.derive.highprecision import objective_value
+from derive_triplet.derive.latex import to_latex
+from derive_triplet.derive.properties import find_kinks
+from derive_triplet.derive.targets.cpp import CppPrinter
 from derive_triplet.derive.targets.numpy import load
+from derive_triplet.derive.text import to_text
+from derive_triplet.derive.verify.reference import reference
 
 Array = npt.NDArray[np.floating[Any]]
 Results = tuple[Array, Sequence[Array]]
@@ -341,14 +350,8 @@ def test_modes_are_left_alone_by_a_check_of_everything_else(tmp_path: Path) -> N
     (entry,) = (e for e in json.loads((tmp_path / "manifest.json").read_text())["products"] if "like" in e)
     assert entry["like"] == "authors"
     requests = requests_for(["all"], ["all"], ["numpy"])
-    drift = regenerate.check((regenerate_product(request) for request in requests), tmp_path, complete=True)
+    drift = regenerate.check((product_of(request) for request in requests), tmp_path, complete=True)
     assert drift == []
-
-
-def regenerate_product(request: Any) -> Product:
-    from derive_triplet.derive.api import product_of
-
-    return product_of(request)
 
 
 def test_all_modes_are_requested_by_all() -> None:
@@ -376,7 +379,7 @@ def test_what_does_not_go_with_a_mode_is_refused_in_one_line(options: list[str],
 def test_a_name_that_is_unknown_is_answered_with_the_closest() -> None:
     result = run("--like", "pytorch")
     assert result.exit_code == 2
-    assert "did you mean 'torch'" in result.stderr or "torch" in result.stderr
+    assert result.stderr == "Error: no parity mode is called 'pytorch'; did you mean 'torch'?\n"
     with pytest.raises(UsageError, match="takes embeddings as they are"):
         replace(PARITY["torch"].objective, normalize=True)
 
@@ -386,6 +389,64 @@ def test_layers_that_caffe_does_not_have_are_refused() -> None:
     assert result.exit_code == 2
     assert "Caffe has no layer for" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- what it takes
+
+
+@pytest.mark.parametrize("mode", ["torch", "torch-swap"])
+def test_the_reference_is_the_derivative_of_the_definition(mode: str) -> None:
+    of = PARITY[mode].objective
+    rows = {"x": [0.5, -0.25], "x_pos": [0.75, 0.125], "x_neg": [1.0, -0.5]}
+    exact = reference(of, *rows.values(), {"margin": 1.0})
+    with mpmath.workdps(60):
+        at = {name: [mpmath.mpf(c) for c in row] for name, row in rows.items()}
+        assert abs(exact.loss.value[0] - objective_value(of, **at, parameters={})) < 1e-30
+        h = mpmath.mpf(10) ** -20
+        for name, row in at.items():
+            for k in range(2):
+                ahead, behind = (
+                    objective_value(
+                        of, **{**at, name: [c + s * h * (i == k) for i, c in enumerate(row)]}, parameters={}
+                    )
+                    for s in (1, -1)
+                )
+                assert abs(exact.gradients[name].value[k] - (ahead - behind) / (2 * h)) < 1e-25
+
+
+def test_the_last_component_of_a_reference_may_stand_for_several() -> None:
+    of, rows = PARITY["torch-swap"].objective, ([0.5, 0.25], [0.75, 0.5], [1.0, -0.5])
+    one = reference(of, *rows, {"margin": 1.0}, copies=3)
+    all_of_them = reference(of, *([*row, row[-1], row[-1]] for row in rows), {"margin": 1.0})
+    assert abs(one.loss.value[0] - all_of_them.loss.value[0]) < 1e-30
+    for name, exact in one.gradients.items():
+        wanted = all_of_them.gradients[name].value
+        assert max(abs(a - b) for a, b in zip([*exact.value, exact.value[-1]], wanted[:3], strict=True)) < 1e-30
+
+
+def test_a_cone_point_that_is_elsewhere_is_refused() -> None:
+    of = PARITY["torch"].objective
+    (singularity,) = of.distance.singularities
+    assert [kink.where for kink in find_kinks(of)][:2] == ["x_pos = x + 1e-6", "x_neg = x + 1e-6"]
+    wrong = replace(of.distance, singularities=(replace(singularity, apart="0"),))
+    with pytest.raises(StepError, match="it is smooth"):
+        find_kinks(replace(of, distance=wrong))
+
+
+def test_powers_of_ten_are_written_as_such_and_stay_in_their_sums() -> None:
+    gradient = differentiate(PARITY["torch"].objective).distance.gradients["x"].result
+    assert to_text(gradient) == "(x[k] + 1e-6 - y[k])/d"
+    assert to_latex(gradient) == r"\frac{x_{k} + 10^{-6} - y_{k}}{d}"
+    small = sp.Rational(3, 10**5)
+    assert (to_text(small), CppPrinter()(small), to_latex(-small)) == ("3e-5", "T(3e-5)", r"-3 \cdot 10^{-5}")
+    assert to_text(sp.Rational(1, 1000)) == "1/1000"
+
+
+def test_a_selection_of_negative_numbers_is_minus_one_of_positive_numbers() -> None:
+    z = sp.Symbol("z", real=True)
+    assert select(z, 0, -1) == -select(z, 0, 1)
+    assert select(z, sp.Rational(-1, 2), -select(-z, 0, 1)) == -select(z, sp.S.Half, select(-z, 0, 1))
+    assert select(z, 1, -1).func is select
 
 
 # ---------------------------------------------------------------- what is said
@@ -406,7 +467,8 @@ def test_the_page_says_what_the_catalogue_says(mode: Mode) -> None:
 
 def test_a_list_shows_the_modes() -> None:
     listed = json.loads(run("--list", "--json").stdout)
-    assert listed["parity modes"] == {mode.name: mode.title for mode in PARITY.values()}
+    assert list(listed["parity modes"]) == list(MODES)
+    assert listed["parity modes"]["torch"].endswith(", PyTorch 2.13; --margin [1.0]")
     assert all(mode.title in run("--list").stdout for mode in PARITY.values())
 
 
