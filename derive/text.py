@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .functions import Node
@@ -59,9 +60,43 @@ def missing(loss: Loss) -> list[str]:
 
 
 def table(rows: list[tuple[str, str]], separator: str = " = ") -> list[str]:
-    """Rows as lines with their first columns lined up."""
+    """Rows as lines with their first columns lined up; a formula that is too long takes several."""
     width = max(len(left) for left, _ in rows)
-    return [f"{left:<{width}}{separator}{right}" for left, right in rows]
+    below = " " * (width + len(separator))
+    return [
+        f"{below}{piece}" if at else f"{left:<{width}}{separator}{piece}"
+        for left, right in rows
+        for at, piece in enumerate(_broken(right, _LONGEST - len(below)))
+    ]
+
+
+_LONGEST = 113  # behind the " *     " of a comment, that is 120
+
+
+def _broken(formula: str, width: int) -> list[str]:
+    """A formula in pieces of at most `width`, if it can be: broken before a term, or behind the * of a long one."""
+    pieces = _filled(_parts(formula, r" (?=[+-] )"), " ", width) if len(formula) > width else [formula]
+    return [part for piece in pieces for part in _filled(_parts(piece, r"(?<=\*)"), "", width)]
+
+
+def _parts(formula: str, separator: str) -> list[str]:
+    """A formula taken apart at a separator outside of parentheses."""
+    places = [at.span() for at in re.finditer(separator, formula) if _is_outside(formula, at.start())]
+    starts, ends = [0, *(end for _, end in places)], [*(start for start, _ in places), len(formula)]
+    return [formula[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _is_outside(formula: str, at: int) -> bool:
+    return formula.count("(", 0, at) == formula.count(")", 0, at)
+
+
+def _filled(parts: list[str], between: str, width: int) -> list[str]:
+    """The parts put together again, as many to a line as it has room for."""
+    lines = parts[:1]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}{between}{part}"
+        lines[-1:] = [longer] if len(longer) <= width else [lines[-1], part]
+    return lines
 
 
 def describe(derivation: Derivation) -> str:

@@ -29,7 +29,7 @@ from derive_triplet.derive.latex import to_latex
 from derive_triplet.derive.properties import find_kinks
 from derive_triplet.derive.targets.cpp import CppPrinter
 from derive_triplet.derive.targets.numpy import load
-from derive_triplet.derive.text import to_text
+from derive_triplet.derive.text import table, to_text
 from derive_triplet.derive.verify.reference import reference
 
 Array = npt.NDArray[np.floating[Any]]
@@ -479,3 +479,14 @@ def test_the_page_shows_what_is_measured(mode: str, dtype: str) -> None:
     shown = float(row.split("|")[4 + list(BOUNDS).index(dtype)])
     points = [[*batch(dtype), 1.0], *coincident(dtype), on_the_kink(dtype)]
     assert max(difference(ours(mode, *given), LIBRARY[mode](*given)) for given in points) <= shown <= BOUNDS[dtype]
+
+
+def test_long_formulas_are_broken_before_terms_and_behind_factors() -> None:
+    lines = table([("L", " + ".join(["f(a + b)"] * 16)), ("d", "*".join(["g(x - y)"] * 16))])
+    assert max(map(len, lines)) <= 113
+    assert [line[:5] for line in lines] == ["L = f", "    +", "d = g", "    g"]
+    assert "".join(line[4:] for line in lines[2:]) == "*".join(["g(x - y)"] * 16)
+    for mode in PARITY.values():
+        for target in ("numpy", "cuda", "caffe"):
+            made = generate(differentiate(mode.objective), target)
+            assert max(len(line) for file in made.files for line in file.text.splitlines()) <= 120
