@@ -20,13 +20,13 @@ from .expression import Definition
 
 RESERVED = frozenset(
     {
-        *("x", "x_pos", "x_neg", "y", "u", "v", "w", "k", "s", "q", "z", "d", "d_pos", "d_neg", "sum_pos", "sum_neg"),
-        *("delta", "loss", "slope", "slope_pos", "slope_neg", "weight", "weight_pos", "weight_neg"),
+        *("x", "x_pos", "x_neg", "y", "u", "v", "w", "k", "s", "q", "z", "d", "d_pos", "d_neg", "d_swap", "sum_pos"),
+        *("sum_neg", "delta", "loss", "slope", "slope_pos", "slope_neg", "weight", "weight_pos", "weight_neg"),
         *("grad_x", "grad_x_pos", "grad_x_neg", "reduction", "out", "rows", "dim", "upstream", "factor", "stream"),
     }
 )
 _RESERVED = re.compile(
-    r"(t|z|s|q)\d+|(weight|slope|sum|root|scale|scaled|unscaled)_?(pos|neg|\d).*|np|parameters|row|sums"
+    r"(t|z|s|q)\d+|(weight|slope|sum|root|scale|scaled|unscaled)_?(pos|neg|swap|\d).*|np|parameters|row|sums"
     r"|(inverse|unit|square|along|norm|dot|g)_x.*"
 )
 
@@ -35,6 +35,11 @@ def is_reserved(name: str) -> bool:
     """Whether generated code calls a variable of its own so."""
     return name in RESERVED or bool(_RESERVED.fullmatch(name))
 
+
+PAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"d_pos": ("x", "x_pos"), "d_neg": ("x", "x_neg"), "d_swap": ("x_pos", "x_neg")}
+)
+"""The distances that a loss may be a formula of, and the two embeddings that each is the distance of."""
 
 DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "real": ""})
 """What a parameter may be, and how a command says so."""
@@ -75,12 +80,14 @@ class Singularity:
 
     The convention is the same everywhere: the derivative is taken as 0 there. Where it is another one, `taken` says
     which.
+    apart: of a distance, what y - x is there in each component, a decimal number.
     """
 
     locus: str
     where: str
     why: str
     taken: str = ""
+    apart: str = "0"
 
 
 @dataclass(frozen=True)
@@ -134,12 +141,14 @@ class Distance(_Entry):
 class Loss(_Entry):
     """phi(d_pos, d_neg), a formula over the distances to the positive and to the negative.
 
+    distances: those it is a formula of, by their names in `PAIRS`; d_pos and d_neg, and others after them.
     undefined: sets of points with a distance of 0 at which the loss, or its derivative, does not exist.
     source: the command-line options that make it, but for its parameters; empty for a loss of the catalogue.
     """
 
     undefined: tuple[Singularity, ...] = ()
     source: tuple[str, ...] = ()
+    distances: tuple[str, ...] = ("d_pos", "d_neg")
 
     def options(self, values: Mapping[str, float]) -> tuple[str, ...]:
         """The command-line options that make it, with the parameters of a loss of one's own; `values` are defaults."""
@@ -157,7 +166,7 @@ class Loss(_Entry):
         )
 
     def parse(self, text: str) -> Definition:
-        return self._parsed(text, ("d_pos", "d_neg"), ())
+        return self._parsed(text, self.distances, ())
 
 
 @dataclass(frozen=True)
@@ -165,13 +174,17 @@ class Objective:
     """A loss on a distance: L(x, x_pos, x_neg) = phi(d(x, x_pos), d(x, x_neg)).
 
     normalize: the three embeddings are divided by their Euclidean norms first; a zero vector stays one.
+    like: the name of the entry of `parity` that it is, one that computes what a library computes; '' for none.
     """
 
     distance: Distance
     loss: Loss
     normalize: bool = False
+    like: str = ""
 
     def __post_init__(self) -> None:
+        if self.like and self.normalize:
+            raise UsageError(f"like {self.like}: a parity mode takes embeddings as they are; normalize them before")
         names = [parameter.name for parameter in self.parameters]
         for name in names:
             if names.count(name) > 1:
@@ -185,12 +198,19 @@ class Objective:
     @property
     def stem(self) -> str:
         """The name of generated files and symbols, such as ``triplet_softmax_mse_l2``."""
-        return f"triplet_{self.loss.name}_{self.distance.name}{'_normalized' * self.normalize}".replace("-", "_")
+        name = f"like_{self.like}" if self.like else f"{self.loss.name}_{self.distance.name}"
+        return f"triplet_{name}{'_normalized' * self.normalize}".replace("-", "_")
 
     @property
     def title(self) -> str:
         """What to call it in a list, such as ``softmax-mse on l2``."""
-        return f"{self.loss.name} on {self.distance.name}{', normalized' * self.normalize}"
+        name = f"like {self.like}" if self.like else f"{self.loss.name} on {self.distance.name}"
+        return f"{name}{', normalized' * self.normalize}"
+
+    def options(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """The command-line options that choose it; `values` are defaults of the parameters of a loss of one's own."""
+        chosen = ("--norm", self.distance.name, *self.loss.options(values))
+        return (*(("--like", self.like) if self.like else chosen), *(("--normalize",) if self.normalize else ()))
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mpmath
 import sympy as sp
 
-from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter
+from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter, decimals
 
 if TYPE_CHECKING:
     from .differentiate import Derivation
@@ -43,6 +43,7 @@ NORMS = {name: rf"\lVert {latex} \rVert" for name, latex in EMBEDDINGS.items()}
 _SYMBOLS = {
     "d_pos": "d_{+}",
     "d_neg": "d_{-}",
+    "d_swap": r"d_{\pm}",
     "temperature": "T",
     "margin": "m",
     **{f"norm_{name}": latex for name, latex in NORMS.items()},
@@ -154,6 +155,9 @@ class LatexPrinter(InfixPrinter):
         return f"{shown}_{{{indices[0]}}}", POWER if "^" in shown else ATOM
 
     def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
+        if digits := decimals(expr):
+            power = f"10^{{-{digits}}}"
+            return (power, POWER) if expr.p == 1 else (rf"{expr.p} \cdot {power}", MUL)
         return rf"\frac{{{expr.p}}}{{{expr.q}}}", MUL
 
     def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> tuple[str, int]:

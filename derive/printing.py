@@ -63,7 +63,13 @@ class InfixPrinter:
         return str(int(expr)), ATOM if expr >= 0 else UNARY
 
     def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
+        if digits := decimals(expr):
+            return self.decimal(f"{expr.p}e-{digits}"), ATOM if expr > 0 else UNARY
         return f"{self.integer(expr.p)}{self.over}{self.integer(expr.q)}", MUL
+
+    def decimal(self, text: str) -> str:
+        """A number with a power of ten, such as 1e-6."""
+        return text
 
     def integer(self, value: int) -> str:
         """An integer where it must not divide as integers do."""
@@ -142,6 +148,15 @@ class InfixPrinter:
 
     def _print_Function(self, expr: Any) -> tuple[str, int]:
         return self.call(type(expr).__name__, *expr.args), ATOM
+
+
+_MANY_DIGITS = 4
+
+
+def decimals(number: sp.Rational) -> int:
+    """n, for a whole number over the n-th power of ten that is read more easily as a decimal; otherwise 0."""
+    digits = len(str(number.q)) - 1
+    return digits if digits >= _MANY_DIGITS and number.q == 10**digits else 0
 
 
 def _factors(expr: sp.Mul) -> list[sp.Expr]:

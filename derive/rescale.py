@@ -188,7 +188,7 @@ def _in_place(value: sp.Expr, inverses: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
 
 def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol], scales: Collection[str]) -> bool:
     """Whether the loss depends on d_pos - d_neg alone, which is one sum or made of scalars of degree 1."""
-    distances = {symbols.d_pos, symbols.d_neg}
+    distances = set(symbols.DISTANCES)
     if not any(a.value.free_symbols & distances for a in kernel.scalars):
         return [r.symbol.is_nonnegative for r in kernel.stages[-1].reductions if r.name in scales] == [None]
     last = kernel.stages[-1]

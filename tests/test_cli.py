@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner, Result
 from objectives import code_of
 
-from derive_triplet import DISTANCES, LOSSES, Check, Product, Report, __version__, differentiate, generate
+from derive_triplet import DISTANCES, LOSSES, PARITY, Check, Product, Report, __version__, differentiate, generate
 from derive_triplet.cli import main
 from derive_triplet.derive import api
 from derive_triplet.derive.targets.base import MARK
@@ -369,6 +369,7 @@ def test_list_as_json_has_the_same_names() -> None:
     assert {kind: [*names] for kind, names in listed.items()} == {
         "norms": [*DISTANCES],
         "losses": [*LOSSES],
+        "parity modes": [*PARITY],
         "targets": [*targets()],
     }
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalogue import Objective
 from ..errors import DefinitionError, UsageError
 from ..formats import FORMATS
+from ..parity import PARITY
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -160,9 +161,7 @@ class Target(ABC):
 
     def command(self, objective: Objective, settings: Settings) -> str:
         """What generates the files of an objective with these settings."""
-        loss = shlex.join(objective.loss.options(settings.values(objective)))
-        normalize = " --normalize" * objective.normalize
-        options = f"--norm {objective.distance.name} {loss}{normalize} --target {self.name}"
+        options = shlex.join((*objective.options(settings.values(objective)), "--target", self.name))
         return " ".join(("derive-triplet", options, *settings.arguments(objective, self.usual_dtypes)))
 
     def paths(self, objective: Objective) -> tuple[str, ...]:
@@ -225,7 +224,8 @@ class Target(ABC):
             "objective": objective,
             "stem": objective.stem,
             "about": f"{objective.loss.name} on the distance {objective.distance.name}"
-            + " of L2-normalized embeddings" * objective.normalize,
+            + " of L2-normalized embeddings" * objective.normalize
+            + (f", as {PARITY[objective.like].library} computes it" if objective.like else ""),
             "kernel": kernel,
             "dtypes": settings.dtypes,
             "parameters": [(parameter, defaults[parameter.name]) for parameter in objective.parameters],

@@ -35,6 +35,9 @@ class CppPrinter(InfixPrinter):
     def integer(self, value: int) -> str:
         return f"T({value})"
 
+    def decimal(self, text: str) -> str:
+        return f"T({text})"
+
 
 _LEAST = {"positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
 """What stands behind a parameter in the test of its domain."""

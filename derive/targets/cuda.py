@@ -51,6 +51,11 @@ class CudaTarget(Target):
 def _fits_twice(kernel: RowKernel) -> bool:
     """Whether two blocks of the kernel that holds the longest rows fit on a multiprocessor, without spilling.
 
-    As the compiler reports it: a second stage takes more registers than there are, and so does a hypotenuse.
+    As the compiler reports it: a second stage takes more registers than there are, and so do a hypotenuse, and numbers
+    that are added to components.
     """
-    return len(kernel.stages) == 1 and "hypot" not in kernel.functions
+    from sympy import Add
+
+    sums = [total for reduction in kernel.reductions for total in reduction.term.atoms(Add)]
+    adds_numbers = any(total.as_coeff_Add()[0] for total in sums)
+    return len(kernel.stages) == 1 and "hypot" not in kernel.functions and not adds_numbers

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..formats import FORMATS, FloatFormat
-from ..highprecision import distance_between
+from ..highprecision import distance_between, distances_of
 from .reference import Exact, Reference, reference
 from .regimes import Array, Regime, regimes
 from .report import Check
@@ -179,8 +179,13 @@ def worst_errors(objective: Objective, runner: Runner, regime: Regime, dtype: st
         raise_worst("loss", row, [loss[row]], ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in))
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = list(found[row] if regime.columns is None else found[row][list(regime.columns)])
-            errors = ulps(held, expected.gradients[name], dtype, floor)
-            if np.count_nonzero(found[row]) > np.count_nonzero(held):
+            exact = expected.gradients[name]
+            if regime.columns and regime.copies:  # the others are all alike
+                others = np.delete(found[row], regime.columns)
+                held += [others.min(), others.max()]
+                exact = Exact([*exact.value, exact.value[-1]], [*exact.scale, exact.scale[-1]])
+            errors = ulps(held, exact, dtype, floor)
+            if not regime.copies and np.count_nonzero(found[row]) > np.count_nonzero(held):
                 errors.append(math.inf)  # a component that nothing depends on
                 held.append(np.max(np.abs(found[row])))
             raise_worst(f"dL/d{name}", row, held, errors)
@@ -205,8 +210,8 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
 def point(objective: Objective, regime: Regime, row: int) -> str:
     """The distances and parameters of a row, for people."""
     rows = [[mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings]
-    pos, neg = (distance_between(objective, rows[0], other, regime.parameters) for other in rows[1:])
-    values = {"d_pos": pos, "d_neg": neg, **{name: mpmath.mpf(value) for name, value in regime.parameters.items()}}
+    distances = zip(objective.loss.distances, distances_of(objective, rows, regime.parameters), strict=True)
+    values = {**dict(distances), **{name: mpmath.mpf(value) for name, value in regime.parameters.items()}}
     return ", ".join(f"{name} = {mpmath.nstr(value, 6)}" for name, value in values.items())
 
 
@@ -240,10 +245,11 @@ def remember(
 def cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
     """The reference of one row, computed once for all targets and for both float types where the inputs are equal."""
     held = slice(None) if regime.columns is None else list(regime.columns)
-    rows = tuple(tuple(float(c) for c in embedding[row][held]) for embedding in regime.embeddings)
-    key = (objective, rows, tuple(sorted(regime.parameters.items())))
+    others = (0.0,) * bool(regime.copies)
+    rows = tuple((*(float(c) for c in embedding[row][held]), *others) for embedding in regime.embeddings)
+    key = (objective, rows, tuple(sorted(regime.parameters.items())), regime.copies)
     if key not in _references:
-        _references[key] = reference(objective, rows[0], rows[1], rows[2], regime.parameters)
+        _references[key] = reference(objective, rows[0], rows[1], rows[2], regime.parameters, regime.copies or 1)
     return _references[key]
 
 

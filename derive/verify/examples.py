@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 
 from ..catalogue import Objective
-from ..highprecision import distance_value, locus_value
+from ..highprecision import distances_of, locus_value
 from .reference import reference
 
 ROWS, DIM = 4, 6
@@ -64,10 +64,10 @@ def _ordinary(objective: Objective, parameters: Mapping[str, float]) -> Iterator
 
 
 def _is_away_from_kinks(objective: Objective, triplet: Triplet, parameters: Mapping[str, float]) -> bool:
-    x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in triplet)
-    d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+    embeddings = [[mpmath.mpf(c) for c in embedding] for embedding in triplet]
+    d_pos, d_neg, *others = distances_of(objective, embeddings, parameters)
     loci = (kink.locus for kink in objective.loss.singularities)
-    return all(abs(locus_value(objective.loss, locus, d_pos, d_neg, parameters)) > _AWAY for locus in loci)
+    return all(abs(locus_value(objective.loss, locus, d_pos, d_neg, parameters, *others)) > _AWAY for locus in loci)
 
 
 def _example(objective: Objective, title: str, parameters: Mapping[str, float], rows: Sequence[Triplet]) -> Example:

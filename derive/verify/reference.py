@@ -16,8 +16,8 @@ from typing import Any
 
 import mpmath
 
-from ..catalogue import Objective
-from ..highprecision import distance_between, smooth_piece, unit, value_on_units
+from ..catalogue import PAIRS, Objective
+from ..highprecision import distance_between, distances_of, smooth_piece, unit, value_on_units
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
@@ -59,55 +59,56 @@ def reference(
     x_pos: Sequence[float],
     x_neg: Sequence[float],
     parameters: Mapping[str, float],
+    copies: int = 1,
 ) -> Reference:
-    """The loss and the gradients of one triplet of embeddings, each of length n."""
-    anchor, positive, negative = ([mpmath.mpf(float(c)) for c in embedding] for embedding in (x, x_pos, x_neg))
+    """The loss and the gradients of one triplet of embeddings, each of length n.
 
-    def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
-        return distance_between(objective, a, b, parameters)
-
-    toward = {
-        "pos": _distance_gradients(objective, parameters, anchor, positive),
-        "neg": _distance_gradients(objective, parameters, anchor, negative),
+    copies: for how many components, equal in each embedding, the last one stands; not of unit vectors.
+    """
+    vectors = {
+        name: [mpmath.mpf(float(c)) for c in embedding]
+        for name, embedding in (("x", x), ("x_pos", x_pos), ("x_neg", x_neg))
     }
+    loss = objective.loss
+    pairs = [PAIRS[which] for which in loss.distances]
+    toward = [_distance_gradients(objective, parameters, vectors[a], vectors[b], copies) for a, b in pairs]
     with mpmath.workdps(80):
-        d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
-    steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
-    if objective.loss.source:  # which may bend as powers of the distances do
-        steepness += [1 / d**2 for d in (d_pos, d_neg) if d > 1]
+        distances = distances_of(objective, tuple(vectors.values()), parameters, copies)
+    steepness = [abs(value) for value in (*parameters.values(), *distances) if value]
+    if loss.source:  # which may bend as powers of the distances do
+        steepness += [1 / d**2 for d in distances if d > 1]
 
-    def loss() -> Callable[[Any, Any], Any]:
-        return smooth_piece(objective.loss, d_pos, d_neg, parameters)
+    def piece() -> Callable[..., Any]:
+        d_pos, d_neg, *others = distances
+        return smooth_piece(loss, d_pos, d_neg, parameters, *others)
 
-    slopes = _loss_slopes(loss, d_pos, d_neg, _STEP * min([mpmath.mpf(1), *steepness]))
+    slopes = _loss_slopes(piece, distances, _STEP * min([mpmath.mpf(1), *steepness]))
     with mpmath.workdps(50):
-        slope = {"pos": slopes.pos, "neg": slopes.neg}
-        moved_pos, moved_neg = d_pos + toward["pos"].moved, d_neg + toward["neg"].moved
-        swing = {  # how much a slope moves when the distances move by their own size
-            "pos": abs(slopes.pos) + moved_pos * abs(slopes.pos_pos) + moved_neg * abs(slopes.pos_neg),
-            "neg": abs(slopes.neg) + moved_pos * abs(slopes.pos_neg) + moved_neg * abs(slopes.neg_neg),
-        }
+        moved = [d + of.moved for d, of in zip(distances, toward, strict=True)]
+        swing = [  # how much a slope moves when the distances move by their own size
+            abs(slope) + mpmath.fsum(m * abs(second) for m, second in zip(moved, slopes.second[at], strict=True))
+            for at, slope in enumerate(slopes.first)
+        ]
 
         # at most: how slopes bend, where units that round move distances that are 0
-        bend = (abs(slopes.pos_pos) + abs(slopes.pos_neg) + abs(slopes.neg_neg)) * objective.of_units
+        bend = mpmath.fsum(abs(second) for row in slopes.second for second in row) * objective.of_units
 
-        def gradient(embedding: Sequence[Any], *parts: tuple[str, int]) -> Exact:
+        def gradient(name: str) -> Exact:
+            embedding = vectors[name]
             values, scales = [mpmath.mpf(0)] * len(embedding), [mpmath.mpf(0)] * len(embedding)
-            for side, which in parts:
-                exact = toward[side].gradients[which]
+            for at, pair in enumerate(pairs):
+                if name not in pair:
+                    continue
+                exact, slope = toward[at].gradients[pair.index(name)], slopes.first[at]
                 for k, (component, more) in enumerate(zip(exact.value, exact.scale, strict=True)):
-                    values[k] += slope[side] * component
-                    scales[k] += swing[side] * abs(component) + abs(slope[side]) * more
+                    values[k] += slope * component
+                    scales[k] += swing[at] * abs(component) + abs(slope) * more
             return Exact(values, scales, [bend / _length(embedding)] * len(embedding))
 
-        gradients = {
-            "x": gradient(anchor, ("pos", 0), ("neg", 0)),
-            "x_pos": gradient(positive, ("pos", 1)),
-            "x_neg": gradient(negative, ("neg", 1)),
-        }
-        scale = abs(slopes.value) + moved_pos * abs(slopes.pos) + moved_neg * abs(slopes.neg)
-        second = (abs(slopes.pos) + abs(slopes.neg)) * objective.of_units + bend
-        return Reference(Exact([slopes.value], [scale], [second]), gradients)
+        steepest = mpmath.fsum(map(abs, slopes.first))
+        scale = abs(slopes.value) + mpmath.fsum(m * abs(slope) for m, slope in zip(moved, slopes.first, strict=True))
+        value = Exact([slopes.value], [scale], [steepest * objective.of_units + bend])
+        return Reference(value, {name: gradient(name) for name in vectors})
 
 
 def _length(vector: Sequence[Any]) -> Any:
@@ -128,7 +129,7 @@ class _Toward:
 
 
 def _distance_gradients(
-    objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any]
+    objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any], copies: int
 ) -> _Toward:
     """The gradients of the distance in its first and in its second argument.
 
@@ -137,9 +138,12 @@ def _distance_gradients(
     """
 
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
-        return distance_between(objective, a, b, parameters)
+        return distance_between(objective, a, b, parameters, copies)
 
     values = _differences(distance, a, b)
+    with mpmath.workdps(80):
+        for gradient in values:
+            gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
     exact = [mpmath.mpf(0)] * len(a)
     if not objective.of_units:
         return _Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
@@ -203,33 +207,39 @@ def _differences(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> tup
 
 @dataclass(frozen=True)
 class _Slopes:
+    """A loss with its first and second derivatives in the distances."""
+
     value: Any
-    pos: Any
-    neg: Any
-    pos_pos: Any
-    pos_neg: Any
-    neg_neg: Any
+    first: Sequence[Any]
+    second: Sequence[Sequence[Any]]
 
 
-def _loss_slopes(piece: Callable[[], Callable[[Any, Any], Any]], d_pos: Any, d_neg: Any, h: Any) -> _Slopes:
-    """A smooth piece of the loss with its first and second derivatives; at more digits it may be another one."""
-    digits = 20 + 2 * _digits(max(d_pos, d_neg, mpmath.mpf(1)), h)
+def _loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any) -> _Slopes:
+    """Those of a smooth piece of the loss; at more digits it may be another one."""
+    digits = 20 + 2 * _digits(max(*distances, mpmath.mpf(1)), h)
+    each = range(len(distances))
     for extra in (0, _SATURATED):
         with mpmath.workdps(digits + extra):
             loss = piece()
-            here = loss(d_pos, d_neg)
-            ahead_pos, behind_pos = loss(d_pos + h, d_neg), loss(d_pos - h, d_neg)
-            ahead_neg, behind_neg = loss(d_pos, d_neg + h), loss(d_pos, d_neg - h)
+            here = loss(*distances)
+            ahead, behind = ([loss(*_moved(distances, sign * h, at)) for at in each] for sign in (1, -1))
             visible = mpmath.mpf(10) ** (45 - digits - extra) * abs(here)
-            shows = min(abs(ahead_pos - here), abs(ahead_neg - here)) >= visible
-            if shows and abs(here) >= _SMALL:
+            if min(abs(after - here) for after in ahead) >= visible and abs(here) >= _SMALL:
                 break
     with mpmath.workdps(digits + extra):
-        pos, neg = (ahead_pos - behind_pos) / (2 * h), (ahead_neg - behind_neg) / (2 * h)
-        both = loss(d_pos + h, d_neg + h) + loss(d_pos - h, d_neg - h)
-        pos_pos, neg_neg = (ahead_pos - 2 * here + behind_pos) / h**2, (ahead_neg - 2 * here + behind_neg) / h**2
-        pos_neg = (both - 2 * here) / (2 * h**2) - (pos_pos + neg_neg) / 2
-        return _Slopes(here, pos, neg, pos_pos, pos_neg, neg_neg)
+        first = [(after - before) / (2 * h) for after, before in zip(ahead, behind, strict=True)]
+        own = [(after - 2 * here + before) / h**2 for after, before in zip(ahead, behind, strict=True)]
+
+        def mixed(a: int, b: int) -> Any:
+            both = loss(*_moved(distances, h, a, b)) + loss(*_moved(distances, -h, a, b))
+            return (both - 2 * here) / (2 * h**2) - (own[a] + own[b]) / 2
+
+        second = [[own[a] if a == b else mixed(min(a, b), max(a, b)) for b in each] for a in each]
+        return _Slopes(here, first, second)
+
+
+def _moved(distances: Sequence[Any], amount: Any, *which: int) -> list[Any]:
+    return [distance + amount * (at in which) for at, distance in enumerate(distances)]
 
 
 def _central(ahead: Any, here: Any, behind: Any, h: Any) -> Any:
