@@ -60,8 +60,8 @@ class _Weighting:
     ) -> None:
         self.runner, self.dtype, self.parameters, self.reductions = runner, dtype, parameters, reductions
         self.computed_in = FORMATS[dtype].computed_in
-        batch = _batch(dtype)
-        loss, gradients = runner(*batch, parameters)
+        x, x_pos, x_neg = batch = _batch(dtype)
+        loss, gradients = runner(x, x_pos, x_neg, parameters)
         finite = np.isfinite(loss) & np.all(np.isfinite(gradients), axis=(0, 2))
         self.batch = [embedding[finite] for embedding in batch]
         self.loss = np.asarray(loss[finite], np.float64)
@@ -91,7 +91,7 @@ class _Weighting:
         """In ULPs, of a loss at the size of what is added, of a gradient at that of its row's largest."""
         losses = weights * self.loss
         active = losses != 0
-        factor = {"mean": 1 / len(losses), "mean-active": 1 / max(np.count_nonzero(active), 1)}.get(reduction, 1.0)
+        factor = {"mean": 1 / len(losses), "mean-active": 1 / max(int(np.sum(active)), 1)}.get(reduction, 1.0)
         factors = factor * weights * (active if reduction == "mean-active" else 1)
         gradients = factors[:, None] * self.gradients
         wanted, added = (losses, np.abs(losses)) if reduction == "none" else (np.sum(losses), np.sum(np.abs(losses)))
