@@ -71,12 +71,12 @@ class _Weighting:
         rows = np.arange(len(self.loss))
         # at most 1, so that nothing overflows
         weights = FORMATS[self.computed_in].rounded((1 + rows / 7) / 2 * (rows % 3 != 1)).astype(np.float64)
-        results = {reduction: self.run(reduction, weights) for reduction in self.reductions}
-        errors = [self.error(found, reduction, weights) for reduction, found in results.items()]
+        errors = [self.error(self.run(reduction, weights), reduction, weights) for reduction in self.reductions]
         return (
             Check("weights", "any", self.dtype, float(np.max(errors)), BOUND),
             self.exactly("powers of 2", self.differing_powers(2.0 ** -(rows % 4))),
-            self.exactly("0 for rows of NaN and Inf", self.differing_masked(results, weights)),
+            Check("weights", "0 for rows of NaN and Inf", self.dtype, self.error_of_masked(weights), BOUND),
+            self.exactly("NaN in other rows", self.hidden(weights)),
             self.exactly("no row is active", self.nonzero_without_active()),
         )
 
@@ -106,27 +106,38 @@ class _Weighting:
         found = np.asarray(self.run("sum", weights)[1], np.float64)
         return int(np.count_nonzero((found != wanted) & normal))
 
-    def differing_masked(self, clean: Mapping[str, Results], weights: Array) -> int:
-        """How many numbers change where rows of weight 0 hold NaN and infinity, and how many hide that others do."""
-        out, masked, shown = weights == 0, *([embedding.copy() for embedding in self.batch] for _ in range(2))
+    def error_of_masked(self, weights: Array) -> float:
+        """The error where rows of weight 0 hold NaN and infinity; infinite where their gradients are not exactly 0."""
+        out, masked = weights == 0, [embedding.copy() for embedding in self.batch]
         for embedding, bad in zip(masked, (np.nan, np.inf, -np.inf), strict=True):
             embedding[out] = bad
-        shown[0][:, 0] = np.nan
-        differ = 0
-        for reduction, (loss, gradients) in clean.items():
-            found, of = self.run(reduction, weights, masked)
-            differ += _differing(found, loss) + _differing(of, gradients) + _differing(np.asarray(of)[:, out])
-            found, of = self.run(reduction, weights, shown)
-            own = [np.asarray(of)[:, ~out, 0], found[~out] if reduction == "none" else found]
-            differ += sum(int(np.count_nonzero(~np.isnan(numbers))) for numbers in own)
-        return differ
+        results = {reduction: self.run(reduction, weights, masked) for reduction in self.reductions}
+        if any(np.any(np.asarray(gradients)[:, out]) for _, gradients in results.values()):
+            return math.inf
+        return float(np.max([self.error(found, reduction, weights) for reduction, found in results.items()]))
+
+    def hidden(self, weights: Array) -> int:
+        """How many numbers are not NaN that are without weights, or whose gradients are, where the weight is not 0."""
+        x, x_pos, x_neg = [embedding.copy() for embedding in self.batch]
+        x[:, 0] = np.nan
+        counted = weights != 0
+        losses, gradients = self.runner(x, x_pos, x_neg, self.parameters)
+        bad = np.isnan(gradients)[:, counted]
+        bad_loss = np.isnan(losses)[counted] | np.any(bad, axis=(0, 2))
+        hidden = 0
+        for reduction in self.reductions:
+            loss, of = self.run(reduction, weights, [x, x_pos, x_neg])
+            is_bad, found = (bad_loss, loss[counted]) if reduction == "none" else (np.any(bad_loss), loss)
+            hidden += int(np.count_nonzero(is_bad & ~np.isnan(found)))
+            hidden += int(np.count_nonzero(bad & ~np.isnan(np.asarray(of)[:, counted])))
+        return hidden
 
     def nonzero_without_active(self) -> int:
         """How many numbers are not 0 where no row has a weight, and where of those that have one none has a loss."""
         nothing, at_rest = np.zeros(len(self.loss)), np.where(self.loss == 0, 1.0, 0.0)
         results = [self.run(reduction, nothing) for reduction in self.reductions]
         results.append(self.run("mean-active", at_rest))
-        return sum(_differing(loss) + _differing(gradients) for loss, gradients in results)
+        return sum(_nonzero(loss) + _nonzero(gradients) for loss, gradients in results)
 
 
 def _batch(dtype: str) -> list[Array]:
@@ -144,5 +155,5 @@ def _ulps(found: Any, wanted: Any, size: Any, dtype: str) -> float:
     return float(np.max(error))
 
 
-def _differing(found: Any, wanted: Any = 0.0) -> int:
-    return int(np.count_nonzero(~(np.asarray(found) == np.asarray(wanted))))
+def _nonzero(found: Any) -> int:
+    return int(np.count_nonzero(found))
