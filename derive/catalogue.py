@@ -23,6 +23,7 @@ RESERVED = frozenset(
         *("x", "x_pos", "x_neg", "y", "u", "v", "w", "k", "s", "q", "z", "d", "d_pos", "d_neg", "d_swap", "sum_pos"),
         *("sum_neg", "delta", "loss", "slope", "slope_pos", "slope_neg", "weight", "weight_pos", "weight_neg"),
         *("grad_x", "grad_x_pos", "grad_x_neg", "reduction", "out", "rows", "dim", "upstream", "factor", "stream"),
+        "weights",
     }
 )
 _RESERVED = re.compile(

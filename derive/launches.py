@@ -40,7 +40,7 @@ FLOAT_TYPES: Mapping[str, FloatType] = MappingProxyType(
 THREADS = 256
 """In a block, of every launch that takes rows."""
 REDUCTION_THREADS = 1024
-"""In the block that adds up the losses."""
+"""In the block that adds up the losses, or counts the active rows."""
 MOST_BLOCKS = 1 << 20
 """In a grid; where there are more rows, each takes several."""
 
@@ -89,9 +89,18 @@ def single_start(kernel: str, scalar: FloatType, rows: int, dim: int, aligned: b
     return Start(_single(kernel, team, scalar, width), _blocks(team, rows))
 
 
-def reduction(scalar: FloatType) -> str:
-    """The kernel that adds up the losses."""
-    return f"reduce<Block<{REDUCTION_THREADS}>, {scalar.arithmetic}>"
+def mask_start(scalar: FloatType, rows: int, dim: int, aligned: bool = True) -> Start:
+    """The start of mask, which a launcher that was given upstream gradients adds; aligned: whether its outputs are."""
+    return Start(_single("mask", WARP, scalar, _width(scalar, dim, aligned)), _blocks(WARP, rows))
+
+
+REDUCTIONS = ("reduce", "active")
+"""What takes the losses of all rows, in one block: their sum, and their shares of a mean over the active rows."""
+
+
+def reduction(scalar: FloatType, kernel: str = "reduce") -> str:
+    """One of `REDUCTIONS`."""
+    return f"{kernel}<Block<{REDUCTION_THREADS}>, {scalar.arithmetic}>"
 
 
 def kernels(dtypes: Iterable[str]) -> tuple[str, ...]:
@@ -107,7 +116,8 @@ def _kernels(dtypes: Iterable[str]) -> Iterator[str]:
                 yield from (_fused(team, scalar, width, held) for held in team.held)
                 yield from (_single(kernel, team, scalar, width) for kernel in ("forward", "backward"))
             yield _fused_long(scalar, width)
-        yield reduction(scalar)
+            yield _single("mask", WARP, scalar, width)
+        yield from (reduction(scalar, kernel) for kernel in REDUCTIONS)
 
 
 def qualified(stem: str, kernel: str) -> str:

@@ -312,7 +312,7 @@ def test_kernels_that_add_numbers_take_the_registers_that_they_need() -> None:
     header = made.text(".cuh")
     (usage,) = nvrtc.compile_source(header, "sm_100", [kernel]).usage
     assert usage.spilled_bytes == 0
-    (usage,) = nvrtc.compile_source(header.replace("(256, 1)", "(256, 2)"), "sm_100", [kernel]).usage
+    (usage,) = nvrtc.compile_source(header.replace(" && N < 8 ?", " ?"), "sm_100", [kernel]).usage
     assert usage.spilled_bytes > 0
 
 

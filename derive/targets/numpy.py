@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -98,17 +99,20 @@ class NumpyTarget(Target):
         from ..rescale import rescale
         from ..verify.checks import DIMS, run_checks
         from ..verify.report import Report
+        from ..verify.weighting import REDUCTIONS, weighting_checks
 
+        run, values = runner(load(product)), product.settings.values(product.objective)
         checks = run_checks(
             product.objective,
-            runner(load(product)),
+            run,
             product.settings.dtypes,
-            product.settings.values(product.objective),
+            values,
             product.derivation.translation_invariant,
             dims=DIMS if thorough else (),
             full_range=rescale(product.kernel).full_range,
         )
-        return Report(self.name, f"run (NumPy {np.__version__})", checks)
+        weighted = [weighting_checks(run, dtype, values, ("none", *REDUCTIONS)) for dtype in product.settings.dtypes]
+        return Report(self.name, f"run (NumPy {np.__version__})", (*checks, *chain(*weighted)))
 
     def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:
         import numpy as np
@@ -128,14 +132,19 @@ def load(product: Product) -> ModuleType:
 
 
 def runner(module: ModuleType) -> Any:
-    """A `verify.checks.Runner` on a generated module; the loss is NaN where its two functions do not agree."""
+    """A `WeightedRunner` on a generated module; the loss is NaN where its two functions do not agree."""
     import numpy as np
 
     def run(
-        x: Any, x_pos: Any, x_neg: Any, parameters: Mapping[str, float], reduction: str = "none"
+        x: Any,
+        x_pos: Any,
+        x_neg: Any,
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+        weights: Any = None,
     ) -> tuple[Any, Sequence[Any]]:
-        loss, gradients = module.value_and_grad(x, x_pos, x_neg, reduction=reduction, **parameters)
-        alone = module.value(x, x_pos, x_neg, reduction=reduction, **parameters)
+        loss, gradients = module.value_and_grad(x, x_pos, x_neg, reduction=reduction, weights=weights, **parameters)
+        alone = module.value(x, x_pos, x_neg, reduction=reduction, weights=weights, **parameters)
         return np.where(np.equal(loss, alone), loss, np.nan), gradients
 
     return run

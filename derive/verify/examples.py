@@ -28,12 +28,14 @@ class Example:
     """A batch of `ROWS` triplets of dimension `DIM`; loss and gradients are those of the mean, by the reference.
 
     inputs, gradients: of x, x_pos and x_neg, each all rows in one sequence.
+    losses: of the rows.
     """
 
     title: str
     parameters: Mapping[str, float]
     inputs: tuple[Row, Row, Row]
     loss: float
+    losses: Row
     gradients: tuple[Row, Row, Row]
 
 
@@ -77,5 +79,6 @@ def _example(objective: Objective, title: str, parameters: Mapping[str, float], 
         tuple(float(c / len(rows)) for row in exact for c in row.gradients[name].value)
         for name in ("x", "x_pos", "x_neg")
     )
-    loss = float(mpmath.fsum(row.loss.value[0] for row in exact) / len(rows))
-    return Example(title, parameters, inputs, loss, gradients)  # type: ignore[arg-type]
+    losses = [row.loss.value[0] for row in exact]
+    mean = float(mpmath.fsum(losses) / len(rows))
+    return Example(title, parameters, inputs, mean, tuple(map(float, losses)), gradients)  # type: ignore[arg-type]

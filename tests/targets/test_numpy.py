@@ -223,7 +223,7 @@ def test_a_row_of_a_million_components_is_accurate(
 def test_one_short_text_serves_every_dimension(module: ModuleType, product: Product) -> None:
     for dim in (1, 2, 3, 10_007):
         assert_closed_form(module, product, batch(2, dim, "float64"))
-    assert len(product.text(".py").splitlines()) < 350
+    assert len(product.text(".py").splitlines()) < 500
 
 
 # ---------------------------------------------------------------- arguments
@@ -537,9 +537,9 @@ ERRORS: list[tuple[Callable[..., None], str, str]] = [
     (assert_right_at_column_pieces, "range(0, x.shape[1], _PIECE)", "range(0, x.shape[1] - 1, _PIECE)"),
     (assert_right_at_column_pieces, " += _sum", " = _sum"),
     (test_value_is_the_loss_of_value_and_grad, "(x[rows], x_pos[rows], x_neg", "(x[rows], x_neg[rows], x_pos"),
-    (test_results_have_the_float_type_of_the_inputs, "return loss.astype(dtype)", "return loss"),
+    (test_results_have_the_float_type_of_the_inputs, "return rounded", "return loss"),
     (test_the_mean_is_the_default, 'reduction="mean",', 'reduction="sum",'),
-    (test_no_rows_have_loss_0_and_empty_gradients, "max(len(loss), 1)", "len(loss)"),
+    (test_no_rows_have_loss_0_and_empty_gradients, "max(rows, 1)", "rows"),
     (test_out_is_filled_and_returned, "x.dtype), gradients", "x.dtype), tuple(g.copy() for g in gradients)"),
     (test_out_may_have_any_strides, "gradient[rows] for", "np.ascontiguousarray(gradient[rows]) for"),
     (_shared_out, "if any(np.shares", "if not any(np.shares"),

@@ -59,7 +59,9 @@ PLANTS = [
     Plant("factor 2 of the loss missing", r"= 2 \* s \* s", "= s * s", loss="softmax-mse", seen_by="loss"),
     Plant("factor 2 of the slope missing", r"= 4 \* q", "= 2 * q", loss="softmax-mse", seen_by="gradient"),
     Plant("a power of s missing", r"q \* s \* s", "q * s", loss="softmax-mse", seen_by="gradient"),
-    Plant("batch factor of the gradients missing", r"scale = 1\.0 / .*", "scale = 1.0", seen_by="mean and sum"),
+    Plant(
+        "batch factor of the gradients missing", r"factors = weights / .*", "factors = weights", seen_by="mean and sum"
+    ),
     Plant("batch factor of the loss missing", r"loss\.sum\(\) / .*\)", "loss.sum())", seen_by="mean and sum"),
     Plant("sum averaged", r'reduction == "sum":', 'reduction == "total":', seen_by="mean and sum"),
     Plant("mean not a number", r"loss\.sum\(\) / ", "np.nan / ", seen_by="mean and sum"),

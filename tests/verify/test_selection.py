@@ -12,11 +12,13 @@ from derive_triplet import differentiate, generate, verify
 from derive_triplet.derive.launches import (
     BLOCK,
     FLOAT_TYPES,
+    REDUCTIONS,
     TEAMS,
     THREADS,
     WARP,
     fused_start,
     kernels,
+    mask_start,
     reduction,
     single_start,
 )
@@ -71,7 +73,9 @@ def test_every_kernel_that_launchers_start_is_there(dtype: str) -> None:
     dims = range(1, BLOCK.reach * scalar.wide + 2 * scalar.wide)
     started = {fused_start(scalar, 1, dim).kernel for dim in dims}
     started |= {single_start(kernel, scalar, 1, dim).kernel for kernel in ("forward", "backward") for dim in dims}
-    assert started | {reduction(scalar)} == set(kernels([dtype]))
+    started |= {mask_start(scalar, 1, dim).kernel for dim in dims}
+    started |= {reduction(scalar, kernel) for kernel in REDUCTIONS}
+    assert started == set(kernels([dtype]))
     assert len(kernels([dtype])) == len(set(kernels([dtype])))
 
 
@@ -94,7 +98,16 @@ def test_quick_verification_executes_most_of_the_first_type_and_short_rows_of_th
 def test_quick_verification_executes_kernels_that_launchers_start(dtype: str) -> None:
     every, most, short = (set(kernels_to_execute(dtype, depth)) for depth in (Depth.EVERY, Depth.MOST, Depth.SHORT))
     assert short < most < every
-    for part in ("Warp", BLOCK.name, "forward_backward<", "forward_backward_long", "forward<", "backward<", "reduce"):
+    for part in (
+        "Warp",
+        BLOCK.name,
+        "forward_backward<",
+        "forward_backward_long",
+        "forward<",
+        "backward<",
+        "mask<",
+        *REDUCTIONS,
+    ):
         assert any(part in kernel for kernel in most), part
     assert {is_in_two(one) for one in (Depth.EVERY, Depth.MOST)} == {True}
     assert not is_in_two(Depth.SHORT)
