@@ -278,6 +278,29 @@ def test_any_words_are_a_command_or_refused_in_one_line(tmp_path: Path, monkeypa
     @settings(QUIET, max_examples=60)
     @given(ARGUMENTS, st.sampled_from(["out", "out", "-", "out/below", "kept.txt", "kept.txt/below"]))
     def on_examples(options: list[tuple[str, ...]], output: str) -> None:
-        command_answers([*(word for option in options for word in option), "--no-verify", "-o", output], tmp_path)
+        words = [word for option in options for word in option]
+        words += ["--norm", "l1"] * ("--check" in words)  # and not all that there is
+        command_answers([*words, "--no-verify", "-o", output], tmp_path)
 
     on_examples()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--loss", "no\n.toml"],
+        ["--loss", "\udcff.toml"],
+        ["--loss", "d_pos - d_neg", "--param", "a\n=1"],
+        ["--loss", "d_pos - d_neg", "--param", "\udcff"],
+        ["--loss", "d_pos - \udcff"],
+        ["--loss", "2if d_pos"],
+        ["--loss", "-*"],
+        ["--norm", "a\nb"],
+        ["-o", "a\nb", "--check", "--norm", "l1"],
+    ],
+)
+def test_what_cannot_be_printed_on_a_line_is_refused_in_one(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command_answers(arguments, tmp_path)
