@@ -99,7 +99,7 @@ def answer(of: Callable[[], Any]) -> Any:
 # ---------------------------------------------------------------- the parser
 
 
-@settings(QUIET, max_examples=300)
+@settings(QUIET, max_examples=200)
 @given(ANYTHING)
 def test_any_text_is_a_formula_or_refused_with_a_place(text: str) -> None:
     refusal = answer(lambda: Definition(text, ("d_pos", "d_neg", "tau"), ("x",)))
@@ -108,7 +108,7 @@ def test_any_text_is_a_formula_or_refused_with_a_place(text: str) -> None:
         assert re.search(rf"line \d+, column \d+: |{OF_THE_WHOLE}", str(refusal)), refusal
 
 
-@settings(QUIET, max_examples=150)
+@settings(QUIET, max_examples=100)
 @given(ANYTHING)
 def test_any_text_is_a_loss_or_refused_with_a_place_or_a_point(text: str) -> None:
     refusal = answer(lambda: own_loss(text, {"tau": "0.5:>0"} if "tau" in text else {}))
@@ -117,7 +117,7 @@ def test_any_text_is_a_loss_or_refused_with_a_place_or_a_point(text: str) -> Non
     ), refusal
 
 
-@settings(QUIET, max_examples=150)
+@settings(QUIET, max_examples=100)
 @given(
     st.lists(st.one_of(SOUP, st.sampled_from(["tau=1", "tau=0.5:>0", "m=-1", "a\n=1", "=", "tau=nan:>=0"])), max_size=2)
 )

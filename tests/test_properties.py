@@ -267,7 +267,7 @@ PROPERTIES: tuple[Callable[[Made, Batch, int], None], ...] = (
 
 
 def assert_holds(properties: tuple[Callable[[Made, Batch, int], None], ...], of: Made) -> None:
-    @settings(QUIET, max_examples=30)
+    @settings(QUIET, max_examples=24)
     @given(batches(), st.integers(-20, 20))
     def on_examples(batch: Batch, number: int) -> None:
         for holds in properties:
@@ -316,7 +316,7 @@ def has_an_answer(of: Made, batch: Batch, dtype: str) -> bool:
 def test_where_the_answer_is_a_number_so_is_ours(case: tuple[str, str, bool], dtype: str) -> None:
     of = made(*case)
 
-    @settings(QUIET, max_examples=25)
+    @settings(QUIET, max_examples=20)
     @given(anywhere(dtype))
     def on_examples(batch: Batch) -> None:
         if has_an_answer(of, batch, dtype):

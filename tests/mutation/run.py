@@ -20,21 +20,35 @@ from dataclasses import dataclass, replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 from mutants import Mutant, c_mutants_of, mutants_of, sample
 
 ROOT = Path(__file__).parents[2]
 _KERNEL = "tests/test_kernel.py"
 _DIFFERENTIATE = "tests/test_differentiate.py"
+_SURVIVORS = "tests/mutation/test_survivors.py"
+_PROPERTIES = "tests/test_properties.py"
+_CUSTOM = "tests/test_custom.py::test_"
 TESTS: Mapping[str, tuple[str, ...]] = {
-    "derive/expression.py": ("tests/test_expression.py",),
+    "derive/expression.py": (
+        "tests/test_expression.py",
+        f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason",
+        f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point",
+        "tests/test_fuzz.py",
+        _SURVIVORS,
+    ),
     "derive/stabilise.py": ("tests/test_stabilise.py", _DIFFERENTIATE),
-    "derive/lemmas.py": (_DIFFERENTIATE, _KERNEL),
-    "derive/lower.py": (_KERNEL,),
-    "derive/units.py": (_KERNEL,),
-    "derive/rescale.py": ("tests/test_rescale.py",),
-    "derive/verify/reference.py": ("tests/verify/test_reference.py",),
-    "derive/verify/checks.py": ("tests/verify/test_checks.py",),
+    "derive/lemmas.py": (_SURVIVORS, _DIFFERENTIATE, _KERNEL),
+    "derive/lower.py": (
+        _KERNEL,
+        _SURVIVORS,
+        f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance",
+    ),
+    "derive/units.py": (_SURVIVORS, _KERNEL),
+    "derive/rescale.py": ("tests/test_rescale.py", _PROPERTIES),
+    "derive/verify/reference.py": ("tests/verify/test_reference.py", _SURVIVORS),
+    "derive/verify/checks.py": (_SURVIVORS, "tests/verify/test_checks.py"),
 }
 """For each module the tests that have to see its mutants, the quickest first."""
 
@@ -104,14 +118,14 @@ def tested(name: str, text: str, tests: Sequence[str]) -> int:
 
 
 def outcome(
-    module: str, mutants: list[Mutant], text: str, judge: Callable[[str], int], count: int, seed: int
+    module: str, mutants: list[Mutant], text: str, judge: Callable[[str], int], count: int, seed: int, only: str
 ) -> Outcome:
     """Of a sample of mutants; `judge` is SURVIVED for the text as it is, or nothing can be said of its mutants."""
     began = time.monotonic()
     if (status := status_of(lambda: judge(text), 600)) != SURVIVED:
         raise SystemExit(f"{module}: its tests do not pass, or do not import it, without a mutant ({status})")
     limit = 5 + 4 * (time.monotonic() - began)
-    survivors, late, chosen = [], 0, sample(mutants, count, seed)
+    survivors, late, chosen = [], 0, [mutant for mutant in sample(mutants, count, seed) if only in str(mutant)]
     for mutant in chosen:
         status = status_of(lambda mutant=mutant: judge(mutant.text), limit)  # type: ignore[misc]
         late += status is None
@@ -121,7 +135,7 @@ def outcome(
     return Outcome(module, len(mutants), len(chosen) - late - len(survivors), late, survivors)
 
 
-def of_module(path: str, tests: Sequence[str], count: int, seed: int) -> Outcome:
+def of_module(path: str, tests: Sequence[str], *choice: Any) -> Outcome:
     """Of a file of Python, by its tests."""
     file = (ROOT / path).resolve()
     inside = file.is_relative_to(ROOT)
@@ -131,10 +145,10 @@ def of_module(path: str, tests: Sequence[str], count: int, seed: int) -> Outcome
     text = file.read_text(encoding="utf-8")
     if not tests:
         raise SystemExit(f"{path}: no tests are known for it; give --tests")
-    return outcome(path, mutants_of(text), text, lambda mutated: tested(name, mutated, tests), count, seed)
+    return outcome(path, mutants_of(text), text, lambda mutated: tested(name, mutated, tests), *choice)
 
 
-def of_text(what: str, count: int, seed: int) -> Outcome:
+def of_text(what: str, *choice: Any) -> Outcome:
     """Of a rendered text, by the verification of its target."""
     from derive_triplet import differentiate, generate, verify
 
@@ -149,7 +163,7 @@ def of_text(what: str, count: int, seed: int) -> Outcome:
         return SURVIVED if verify(replace(product, files=(replace(file, text=text), *others))).passed else KILLED
 
     mutants = [mutant for mutant in mutants if mutant.line <= verified.count("\n")]
-    return outcome(what, mutants, file.text, judge, count, seed)
+    return outcome(what, mutants, file.text, judge, *choice)
 
 
 def main() -> int:
@@ -158,11 +172,11 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=20, metavar="N", help="mutants of each module [default: 20]")
     parser.add_argument("--seed", type=int, default=0, help="of the choice [default: 0]")
     parser.add_argument("--tests", nargs="+", default=(), metavar="TEST", help="instead of those of the module")
+    parser.add_argument("--only", default="", metavar="TEXT", help="of the choice, those whose line here has this text")
     given = parser.parse_args()
+    choice = given.sample, given.seed, given.only
     outcomes = [
-        of_text(module, given.sample, given.seed)
-        if ":" in module
-        else of_module(module, given.tests or TESTS.get(module, ()), given.sample, given.seed)
+        of_text(module, *choice) if ":" in module else of_module(module, given.tests or TESTS.get(module, ()), *choice)
         for module in given.modules
     ]
     print("| module | mutants | tried | killed | too slow | survived |\n|---|---|---|---|---|---|")

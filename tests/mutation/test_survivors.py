@@ -54,12 +54,11 @@ def test_a_slope_has_no_step_that_a_positive_part_makes_needless() -> None:
     assert not any(slope.result.has(step) for slope in lemma.slopes.values())
 
 
-@pytest.mark.parametrize("norm", [name for name, distance in DISTANCES.items() if not distance.on_units])
-def test_nothing_is_added_up_that_is_0_or_a_negative_of_something(norm: str) -> None:
-    kernel = lower(differentiate(norm, "hinge", normalize=True))
+def test_nothing_is_added_up_that_is_0_or_a_negative_of_something() -> None:
+    kernel = lower(differentiate("l2", "hinge", normalize=True))
     assert all(r.term != 0 and not r.term.could_extract_minus_sign() for r in kernel.reductions)
     assert len({r.name for r in kernel.reductions}) == len(kernel.reductions)
-    assert all(symbol.is_real for symbol in kernel.constants)
+    assert all(symbol.is_real for symbol in (*kernel.constants, *kernel.weights))
 
 
 # ---------------------------------------------------------------- reference
