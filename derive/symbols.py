@@ -46,7 +46,8 @@ d_pos, d_neg = sp.Symbol("d_pos", nonnegative=True), sp.Symbol("d_neg", nonnegat
 
 def parameter(p: Parameter) -> sp.Symbol:
     """The symbol of a parameter, with its domain as an assumption."""
-    return sp.Symbol(p.name, real=True, **({} if p.domain == "real" else {p.domain: True}))
+    known = {"real": {}, "nonnegative": {"nonnegative": True}}.get(p.domain, {"positive": True})
+    return sp.Symbol(p.name, real=True, **known)
 
 
 def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:

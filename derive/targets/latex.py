@@ -127,6 +127,10 @@ def _in_words(layer: Layer) -> str:
     found = [rf"\texttt{{{fields['operation']}}}"] if layer.type == "Reduction" else []
     if layer.type == "Power":
         named = (("exponent", "power"), ("factor", "scale"), ("shift", "shift"))
-        found = [f"{word} ${exactly(float(single(fields[name])))}$" for word, name in named if name in fields and fields[name] != SHIFT]
+        found = [
+            f"{word} ${exactly(float(single(fields[name])))}$"
+            for word, name in named
+            if name in fields and fields[name] != SHIFT
+        ]
         found += ["a small shift"] * (fields.get("shift") == SHIFT)
     return rf"\texttt{{{layer.type}}}" + (f" with {' and '.join(found)}" if found else "")
