@@ -36,7 +36,8 @@ CATALOGUE = [
 ]
 # distance, loss, whether there are scales, whether the full range is promised
 TABLE = [
-    *((objective, True, True) for objective in CATALOGUE),
+    # of lp the components are taken over the largest of them, which is as good as a scale
+    *((objective, objective.of_units or objective.distance.name != "lp", True) for objective in CATALOGUE),
     (Objective(RMS, LOSSES["hinge"]), True, True),
     # it depends on each distance by itself: its square may be beyond the type although the loss is not
     (Objective(DISTANCES["l2"], RATIO), True, False),

@@ -68,6 +68,12 @@ def of_difference(value: Callable[[Any], tuple[Any, Any]]) -> Callable[[Any, Any
     return distance
 
 
+def cubic(u: Any) -> tuple[Any, Any]:
+    """The norm of lp at its default, p = 3, and its gradient."""
+    norm = np.cbrt(np.sum(np.abs(u) ** 3, axis=1, keepdims=True))
+    return norm, u * np.abs(u) / norm**2
+
+
 def cosine(x: Any, y: Any) -> tuple[Any, ...]:
     x_unit, y_unit = x / norms(x), y / norms(y)
     c = np.sum(x_unit * y_unit, axis=1, keepdims=True)
@@ -80,6 +86,7 @@ DISTANCES = {
     "l2-squared": of_difference(lambda u: (norms(u) ** 2, 2 * u)),
     "l2-smooth": of_difference(lambda u: (np.hypot(norms(u), 0.01) - 0.01, u / np.hypot(norms(u), 0.01))),
     "l1": of_difference(lambda u: (np.sum(np.abs(u), axis=1, keepdims=True), np.sign(u))),
+    "lp": of_difference(cubic),
     "cosine": cosine,
 }
 """By the closed forms, of rows: the distance, the gradients in x and y, and the sizes of the terms of these."""
