@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .derive.differentiate import Derivation
     from .derive.errors import DefinitionError, DeriveTripletError, StepError, UsageError
     from .derive.kernel import RowKernel
+    from .derive.parity import PARITY, Mode
     from .derive.targets.base import GeneratedFile, Product, Settings, Target
     from .derive.verify.accuracy import Accuracy
     from .derive.verify.report import Check, Report
@@ -33,6 +34,7 @@ _HOMES = {
     "differentiate": ("Derivation",),
     "errors": ("DefinitionError", "DeriveTripletError", "StepError", "UsageError"),
     "kernel": ("RowKernel",),
+    "parity": ("PARITY", "Mode"),
     "targets.base": ("GeneratedFile", "Product", "Settings", "Target"),
     "verify.accuracy": ("Accuracy",),
     "verify.report": ("Check", "Report"),
@@ -42,6 +44,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "DISTANCES",
     "LOSSES",
+    "PARITY",
     "Accuracy",
     "Check",
     "DefinitionError",
@@ -50,6 +53,7 @@ __all__ = [
     "Distance",
     "GeneratedFile",
     "Loss",
+    "Mode",
     "Objective",
     "Parameter",
     "Product",

@@ -20,7 +20,7 @@ from .derive.version import __version__
 
 if TYPE_CHECKING:
     from .derive.api import Request
-    from .derive.catalogue import Loss, Objective
+    from .derive.catalogue import Loss, Objective, Parameter
     from .derive.regenerate import Drift
     from .derive.targets.base import GeneratedFile, Product
     from .derive.verify.report import Report
@@ -30,11 +30,13 @@ Examples:
   derive-triplet --norm l2 --target cuda
       the paper's loss on the Euclidean distance, as CUDA, in generated/cuda/
   derive-triplet --loss hinge --margin 0.5 --norm all --target numpy -o src
-      both norms, with another default margin, in src/numpy/
+      every distance, with another default margin, in src/numpy/
   derive-triplet --target numpy -o - > layer.py
       to standard output
   derive-triplet --loss 'log(1 + exp((d_pos - d_neg)/tau))' --param "tau=0.5:>0" --name soft --target cuda
       a loss of your own
+  derive-triplet --like torch --target cuda
+      what torch.nn.functional.triplet_margin_loss computes
   derive-triplet --loss hinge --accuracy
       by how many ULPs its code is off, from tiny to huge distances, and the naive formula, and PyTorch's autograd
   derive-triplet --check
@@ -69,6 +71,9 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
     multiple=True,
     metavar="L",
     help="Loss, or 'all', or your own: a formula in d_pos and d_neg, or FILE.toml. [default: softmax-mse]",
+)
+@click.option(
+    "--like", "modes", multiple=True, metavar="M", help="Instead of norm and loss: those of a library, or 'all'."
 )
 @click.option("--normalize", is_flag=True, help="Divide the embeddings by their Euclidean norms first.")
 @click.option("--target", "targets", multiple=True, metavar="T", help="What to generate, or 'all'. [default: numpy]")
@@ -107,11 +112,12 @@ def _parameter_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--force", is_flag=True, help="Overwrite files that the tool did not generate.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--check", is_flag=True, help="Write nothing; fail if the files in DIR are not what would be written.")
-@click.option("--list", "as_list", is_flag=True, help="Show the norms, losses and targets.")
+@click.option("--list", "as_list", is_flag=True, help="Show the norms, losses, parity modes and targets.")
 @click.version_option(__version__, prog_name="derive-triplet")
 def main(
     norms: tuple[str, ...],
     losses: tuple[str, ...],
+    modes: tuple[str, ...],
     normalize: bool,
     targets: tuple[str, ...],
     output: str,
@@ -129,10 +135,13 @@ def main(
 ) -> None:
     """Derive the gradients of a triplet loss, generate a layer from them, and verify it.
 
-    Each of --norm, --loss, --target and --dtype may be given several times; --list shows their values.
+    Each of --norm, --loss, --like, --target and --dtype may be given several times; --list shows their values.
     """
     parameters = {name: value for name, value in given.items() if value is not None}
     try:
+        for option, value in {"--norm": norms, "--loss": losses, "--param": own_parameters, "--name": name}.items():
+            if modes and value:
+                raise UsageError(f"--like {modes[0]} has a norm and a loss of its own; it does not go with {option}")
         chosen: Sequence[str | Loss] = losses or ("softmax-mse",)
         if own_parameters or name or any(loss not in LOSSES and loss != "all" for loss in losses):
             from .derive.custom import losses_from
@@ -151,16 +160,16 @@ def main(
             }.items():
                 if is_given:
                     raise UsageError(f"--accuracy measures and writes nothing; it does not go with {option}")
-            _accuracy(names, dtypes, parameters, accept_accuracy, normalize, as_json)
+            _accuracy(names, dtypes, parameters, accept_accuracy, normalize, modes, as_json)
         elif check:
             if output == "-":
                 raise UsageError("--check compares files; give their folder with -o DIR")
-            given_names = names if norms or losses or targets else None
-            _check(Path(output), given_names, dtypes, parameters, accept_accuracy, normalize, as_json)
+            given_names = names if norms or losses or modes or targets else None
+            _check(Path(output), given_names, dtypes, parameters, accept_accuracy, normalize, modes, as_json)
         else:
             from .derive.api import requests_for
 
-            requests = requests_for(*names, dtypes, parameters, accept_accuracy, normalize)
+            requests = requests_for(*names, dtypes, parameters, accept_accuracy, normalize, modes)
             _generate(requests, output, verify, force, as_json)
     except BrokenPipeError:  # the reader has gone, and click ends quietly
         raise
@@ -250,6 +259,7 @@ def _outcome(product: Product, report: Report | None, status: Mapping[str, str],
     return {
         "norm": product.objective.distance.name,
         "loss": product.objective.loss.name,
+        **({"like": product.objective.like} if product.objective.like else {}),
         "normalize": product.objective.normalize,
         "target": product.target,
         "command": product.command,
@@ -294,13 +304,14 @@ def _accuracy(
     parameters: Mapping[str, float],
     accepted: float,
     normalize: bool,
+    modes: Sequence[str],
     as_json: bool,
 ) -> None:
     from .derive.api import executable_targets, product_of, requests_for
     from .derive.verify.accuracy import measure
 
     norms, losses, targets = names
-    requests = requests_for(norms, losses, executable_targets(targets), dtypes, parameters, accepted, normalize)
+    requests = requests_for(norms, losses, executable_targets(targets), dtypes, parameters, accepted, normalize, modes)
     by_objective: dict[Objective, list[Request]] = {}
     for request in requests:
         by_objective.setdefault(request.objective, []).append(request)
@@ -328,19 +339,22 @@ def _check(
     parameters: Mapping[str, float],
     accuracy: float,
     normalize: bool,
+    modes: Sequence[str],
     as_json: bool,
 ) -> None:
     from .derive import regenerate
     from .derive.api import product_of, requests_for
 
     if names is None and (dtypes or parameters or accuracy or normalize):
-        raise UsageError("--check without --norm, --loss or --target takes all options from the manifest")
+        raise UsageError("--check without --norm, --loss, --like or --target takes all options from the manifest")
     everything = (("all",), ("all",), ("all",))
     recorded = regenerate.read_manifest(root) if names is None else None
     if names is None and recorded is None and not as_json:
         click.echo(f"{root} has no manifest; it is compared with all that the tool makes")
     requests: Sequence[Request] = (
-        requests_for(*(names or everything), dtypes, parameters, accuracy, normalize) if recorded is None else recorded
+        requests_for(*(names or everything), dtypes, parameters, accuracy, normalize, modes)
+        if recorded is None
+        else recorded
     )
     complete = names in (None, everything)
     drift = regenerate.check((product_of(request) for request in requests), root, complete)
@@ -370,14 +384,13 @@ def _tell_drift(drift: list[Drift], root: Path, count: int) -> None:
 
 
 def _list(as_json: bool) -> None:
+    from .derive.parity import PARITY
     from .derive.targets import registry
 
     groups = {
         "norms": {entry.name: entry.title for entry in DISTANCES.values()},
-        "losses": {
-            entry.name: entry.title + "".join(f"; --{p.name} [{p.default}]" for p in entry.parameters)
-            for entry in LOSSES.values()
-        },
+        "losses": {entry.name: entry.title + _defaults(entry.parameters) for entry in LOSSES.values()},
+        "parity modes": {mode.name: mode.title + _defaults(mode.objective.parameters) for mode in PARITY.values()},
         "targets": {target.name: target.title for target in registry.targets().values()},
     }
     if as_json:
@@ -388,6 +401,10 @@ def _list(as_json: bool) -> None:
         click.echo(("\n" if at else "") + f"{kind}:")
         for name, title in group.items():
             click.echo(f"  {name:<{width}}  {title}")
+
+
+def _defaults(parameters: Sequence[Parameter]) -> str:
+    return "".join(f"; --{p.name} [{p.default}]" for p in parameters)
 
 
 # ---------------------------------------------------------------- process

@@ -12,6 +12,7 @@ from .differentiate import Derivation
 from .differentiate import differentiate as _differentiate
 from .errors import UsageError
 from .lower import lower
+from .parity import PARITY
 from .targets.base import Product, Settings, Target
 from .targets.registry import targets_for
 from .verify.report import Report
@@ -35,8 +36,13 @@ def lookup(entries: Mapping[str, Named], name: str, kind: str) -> Named:
     raise UsageError(f"no {kind} is called {name!r}; {hint}")
 
 
-def objective(norm: str = "l2", loss: str | Loss = "softmax-mse", normalize: bool = False) -> Objective:
-    """The objective of two names, or of a loss of one's own. Raises `UsageError` for a name that is unknown."""
+def objective(norm: str = "l2", loss: str | Loss = "softmax-mse", normalize: bool = False, like: str = "") -> Objective:
+    """The objective of two names, or of a loss of one's own. Raises `UsageError` for a name that is unknown.
+
+    like: a parity mode, which has a distance and a loss of its own.
+    """
+    if like:
+        return replace(lookup(PARITY, like, "parity mode").objective, normalize=normalize)
     own = loss if isinstance(loss, Loss) else lookup(LOSSES, loss, "loss")
     return Objective(lookup(DISTANCES, norm, "norm"), own, normalize)
 
@@ -110,7 +116,7 @@ def verify(product: Product, *, thorough: bool = False) -> Report:
     thorough: everything that can be checked here, such as every GPU architecture, instead of what takes a second.
     """
     report = targets_for(product.target)[product.target].verify(product, thorough)
-    if product.objective.loss.source and any(check.name == "gradient" for check in report.checks):
+    if any(check.name == "gradient" for check in report.checks):
         from .verify.regimes import NOT_JUDGED, unjudged
 
         values = product.settings.values(product.objective)
@@ -166,17 +172,21 @@ def executable_targets(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Request:
-    """What a product is made from, by names; a loss of one's own has none in the catalogue."""
+    """What a product is made from, by names; a loss of one's own has none in the catalogue.
+
+    like: a parity mode, beside which norm and loss say nothing.
+    """
 
     norm: str
     loss: str | Loss
     target: str
     settings: Settings = field(default_factory=Settings)
     normalize: bool = False
+    like: str = ""
 
     @property
     def objective(self) -> Objective:
-        return objective(self.norm, self.loss, self.normalize)
+        return objective(self.norm, self.loss, self.normalize, self.like)
 
 
 def requests_for(
@@ -187,33 +197,43 @@ def requests_for(
     parameters: Mapping[str, float] | None = None,
     accuracy: float = 0.0,
     normalize: bool = False,
+    modes: Sequence[str] = (),
 ) -> list[Request]:
     """Every combination of the names, 'all' being one of each, but for targets that have to be named.
 
     A parameter goes to the objectives that have it. Beside names there may be losses of one's own.
+    modes: parity modes, which stand in the place of norms and losses.
 
     Raises `UsageError` for an unknown name, a value outside its domain, or a parameter that no objective has.
     """
     requests, used = [], set()
-    own = list(dict.fromkeys(loss for loss in losses if isinstance(loss, Loss)))
-    _refuse_equal_names(own)
     makers = targets_for(*target_names)
     usual = {name: maker for name, maker in makers.items() if maker.in_all or name in target_names}
     for target in _chosen(target_names, usual if "all" in target_names else makers, "target"):
         chosen_dtypes = _dtypes(dtypes or None, makers[target])
-        named = _chosen([name for name in losses if isinstance(name, str)], LOSSES, "loss")
-        both: list[str | Loss] = [*named, *own]
-        for loss in both:
-            for norm in _chosen(norms, DISTANCES, "norm"):
-                has = {p.name: p for p in objective(norm, loss).parameters}
-                mine = {name: has[name].check(value) for name, value in (parameters or {}).items() if name in has}
-                used |= set(mine)
-                settings = Settings(chosen_dtypes, mine, accuracy=accuracy)
-                requests.append(Request(norm, loss, target, settings, normalize))
+        for norm, loss, like in _objectives(norms, losses, modes):
+            has = {p.name: p for p in objective(norm, loss, like=like).parameters}
+            mine = {name: has[name].check(value) for name, value in (parameters or {}).items() if name in has}
+            used |= set(mine)
+            settings = Settings(chosen_dtypes, mine, accuracy=accuracy)
+            requests.append(Request(norm, loss, target, settings, normalize, like))
     for name in parameters or {}:
         if name not in used:
             raise UsageError(f"no chosen loss has a {name}; --list shows which have")
     return requests
+
+
+def _objectives(
+    norms: Sequence[str], losses: Sequence[str | Loss], modes: Sequence[str]
+) -> list[tuple[str, str | Loss, str]]:
+    """Norm, loss and parity mode of each objective."""
+    if modes:
+        return [("", "", like) for like in _chosen(modes, PARITY, "parity mode")]
+    own = list(dict.fromkeys(loss for loss in losses if isinstance(loss, Loss)))
+    _refuse_equal_names(own)
+    named = _chosen([name for name in losses if isinstance(name, str)], LOSSES, "loss")
+    both: list[str | Loss] = [*named, *own]
+    return [(norm, loss, "") for loss in both for norm in _chosen(norms, DISTANCES, "norm")]
 
 
 def product_of(request: Request) -> Product:

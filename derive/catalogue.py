@@ -20,13 +20,15 @@ from .expression import Definition
 
 RESERVED = frozenset(
     {
-        *("x", "x_pos", "x_neg", "y", "u", "v", "w", "k", "s", "q", "z", "d", "d_pos", "d_neg", "sum_pos", "sum_neg"),
-        *("delta", "loss", "slope", "slope_pos", "slope_neg", "weight", "weight_pos", "weight_neg"),
+        *("x", "x_pos", "x_neg", "y", "u", "v", "w", "k", "s", "q", "z", "d", "d_pos", "d_neg", "d_swap", "sum_pos"),
+        *("sum_neg", "delta", "loss", "slope", "slope_pos", "slope_neg", "weight", "weight_pos", "weight_neg"),
         *("grad_x", "grad_x_pos", "grad_x_neg", "reduction", "out", "rows", "dim", "upstream", "factor", "stream"),
+        "weights",
     }
 )
 _RESERVED = re.compile(
-    r"(t|z|s|q)\d+|(weight|slope|sum|root|scale|scaled|unscaled)_?(pos|neg|\d).*|np|parameters|row|sums"
+    r"(t|z|s|q)\d+|(weight|slope|sum|max|root|largest|share|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
+    r"|np|parameters|row|sums|exponent_.*"
     r"|(inverse|unit|square|along|norm|dot|g)_x.*"
 )
 
@@ -36,13 +38,18 @@ def is_reserved(name: str) -> bool:
     return name in RESERVED or bool(_RESERVED.fullmatch(name))
 
 
-DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "real": ""})
+PAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"d_pos": ("x", "x_pos"), "d_neg": ("x", "x_neg"), "d_swap": ("x_pos", "x_neg")}
+)
+"""The distances that a loss may be a formula of, and the two embeddings that each is the distance of."""
+
+DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "at least 1": ">=1", "real": ""})
 """What a parameter may be, and how a command says so."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A real constant of a distance or loss; `domain` is 'positive', 'nonnegative' or 'real'."""
+    """A real constant of a distance or loss; `domain` is one of `DOMAINS`."""
 
     name: str
     default: float
@@ -66,7 +73,8 @@ class Parameter:
 
     def holds(self, value: Any) -> bool:
         """Whether a number has the sign that the domain asks for."""
-        return bool(self.domain == "real" or value > 0 or (self.domain == "nonnegative" and value == 0))
+        least = {"real": -math.inf, "at least 1": 1}.get(self.domain, 0)
+        return bool(value > least or (value == least and self.domain in ("nonnegative", "at least 1")))
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,14 @@ class Singularity:
 
     The convention is the same everywhere: the derivative is taken as 0 there. Where it is another one, `taken` says
     which.
+    apart: of a distance, what y - x is there in each component, a decimal number.
     """
 
     locus: str
     where: str
     why: str
     taken: str = ""
+    apart: str = "0"
 
 
 @dataclass(frozen=True)
@@ -134,12 +144,14 @@ class Distance(_Entry):
 class Loss(_Entry):
     """phi(d_pos, d_neg), a formula over the distances to the positive and to the negative.
 
+    distances: those it is a formula of, by their names in `PAIRS`; d_pos and d_neg, and others after them.
     undefined: sets of points with a distance of 0 at which the loss, or its derivative, does not exist.
     source: the command-line options that make it, but for its parameters; empty for a loss of the catalogue.
     """
 
     undefined: tuple[Singularity, ...] = ()
     source: tuple[str, ...] = ()
+    distances: tuple[str, ...] = ("d_pos", "d_neg")
 
     def options(self, values: Mapping[str, float]) -> tuple[str, ...]:
         """The command-line options that make it, with the parameters of a loss of one's own; `values` are defaults."""
@@ -157,7 +169,7 @@ class Loss(_Entry):
         )
 
     def parse(self, text: str) -> Definition:
-        return self._parsed(text, ("d_pos", "d_neg"), ())
+        return self._parsed(text, self.distances, ())
 
 
 @dataclass(frozen=True)
@@ -165,13 +177,17 @@ class Objective:
     """A loss on a distance: L(x, x_pos, x_neg) = phi(d(x, x_pos), d(x, x_neg)).
 
     normalize: the three embeddings are divided by their Euclidean norms first; a zero vector stays one.
+    like: the name of the entry of `parity` that it is, one that computes what a library computes; '' for none.
     """
 
     distance: Distance
     loss: Loss
     normalize: bool = False
+    like: str = ""
 
     def __post_init__(self) -> None:
+        if self.like and self.normalize:
+            raise UsageError(f"like {self.like}: a parity mode takes embeddings as they are; normalize them before")
         names = [parameter.name for parameter in self.parameters]
         for name in names:
             if names.count(name) > 1:
@@ -185,24 +201,36 @@ class Objective:
     @property
     def stem(self) -> str:
         """The name of generated files and symbols, such as ``triplet_softmax_mse_l2``."""
-        return f"triplet_{self.loss.name}_{self.distance.name}{'_normalized' * self.normalize}".replace("-", "_")
+        name = f"like_{self.like}" if self.like else f"{self.loss.name}_{self.distance.name}"
+        return f"triplet_{name}{'_normalized' * self.normalize}".replace("-", "_")
 
     @property
     def title(self) -> str:
         """What to call it in a list, such as ``softmax-mse on l2``."""
-        return f"{self.loss.name} on {self.distance.name}{', normalized' * self.normalize}"
+        name = f"like {self.like}" if self.like else f"{self.loss.name} on {self.distance.name}"
+        return f"{name}{', normalized' * self.normalize}"
+
+    def options(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """The command-line options that choose it; `values` are defaults of the parameters of a loss of one's own."""
+        chosen = ("--norm", self.distance.name, *self.loss.options(values))
+        return (*(("--like", self.like) if self.like else chosen), *(("--normalize",) if self.normalize else ()))
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         return (*self.distance.parameters, *self.loss.parameters)
 
 
+P = Parameter("p", 3.0, "at least 1", "the exponent of the norm")
+EPSILON = Parameter("epsilon", 0.01, "positive", "below about this distance the cone point is rounded off")
 TEMPERATURE = Parameter("temperature", 1.0, "positive", "the distances are divided by it before the exponential")
 MARGIN = Parameter("margin", 0.2, "nonnegative", "by how much the negative must be farther than the positive")
 
 _HOFFER = "E. Hoffer, N. Ailon, Deep metric learning using triplet network, 2015, arXiv:1412.6622"
 _HERMANS = "A. Hermans, L. Beyer, B. Leibe, In defense of the triplet loss, 2017, arXiv:1703.07737"
 _SCHROFF = "F. Schroff, D. Kalenichenko, J. Philbin, FaceNet, CVPR 2015, arXiv:1503.03832"
+_CHARBONNIER = "P. Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994"
+_AGGARWAL = "C. Aggarwal, A. Hinneburg, D. Keim, On the surprising behavior of distance metrics, ICDT 2001"
+_NGUYEN = "H. Nguyen, L. Bai, Cosine similarity metric learning for face verification, ACCV 2010"
 
 _DISTANCES = (
     Distance(
@@ -224,6 +252,49 @@ _DISTANCES = (
         title="squared Euclidean distance",
         definition="sum((x - y)**2)",
         reference=_SCHROFF,
+    ),
+    Distance(
+        name="l2-smooth",
+        title="Euclidean distance with its cone point rounded off, a pseudo-Huber loss",
+        definition="sqrt(sum((x - y)**2) + epsilon**2) - epsilon",
+        reference=_CHARBONNIER,
+        parameters=(EPSILON,),
+    ),
+    Distance(
+        name="l1",
+        title="Manhattan distance",
+        definition="sum(abs(x - y))",
+        reference=_AGGARWAL,
+        singularities=(
+            Singularity(
+                locus="sum(abs(x - y))",
+                where="x_k = y_k for some k",
+                why="a term has a kink there: its subdifferential is [-1, 1], "
+                "and 0 is its least and only odd-symmetric element",
+            ),
+        ),
+    ),
+    Distance(
+        name="lp",
+        title="Minkowski distance, the p-norm",
+        definition="sum(abs(x - y)**p)**(1/p)",
+        reference=_AGGARWAL,
+        parameters=(P,),
+        singularities=(
+            Singularity(
+                locus="sum(abs(x - y))",
+                where="x = y",
+                why="the norm has a cone point: 0 is the least element of its subdifferential and the only "
+                "odd-symmetric one",
+            ),
+        ),
+    ),
+    Distance(
+        name="cosine",
+        title="cosine distance, 1 less the cosine of the angle",
+        definition="1 - sum(x*y) / (sqrt(sum(x**2)) * sqrt(sum(y**2)))",
+        reference=_NGUYEN,
+        on_units="sum((x - y)**2) / 2",
     ),
 )
 

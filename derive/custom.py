@@ -23,7 +23,7 @@ import mpmath
 
 from .catalogue import DOMAINS, LOSSES, Loss, Parameter, Singularity, is_reserved
 from .errors import DefinitionError, UsageError
-from .expression import FUNCTIONS, REDUCTIONS
+from .expression import FUNCTIONS, REDUCTIONS, syntax_tree
 from .highprecision import DISTANCES as _GRID
 from .highprecision import loss_value, smooth_piece, zeros
 
@@ -179,7 +179,7 @@ def _on_one_line(expression: str) -> str:
     if "\n" not in text:
         return text.strip()
     try:
-        statements = [ast.get_source_segment(text, statement) or "" for statement in ast.parse(text).body]
+        statements = [ast.get_source_segment(text, statement) or "" for statement in syntax_tree(text).body]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return text  # it will be refused
     return "; ".join(" ".join(statement.replace("\\\n", " ").split()) for statement in statements)
@@ -188,8 +188,9 @@ def _on_one_line(expression: str) -> str:
 def _default_name(expression: str) -> str:
     """Readable, and another one for every formula: its words, and a few digits of its hash."""
     words = re.sub(r"[^a-z0-9]+", "-", expression.lower()).strip("-")[:28].strip("-")
-    words = words if words[:1].isalpha() else f"loss-{words}"
-    return f"{words}-{hashlib.sha256(' '.join(expression.split()).encode()).hexdigest()[:6]}"
+    words = words if words[:1].isalpha() else f"loss-{words}".strip("-")
+    whole = " ".join(expression.split()).encode(errors="backslashreplace")  # bytes that are no UTF-8 are refused later
+    return f"{words}-{hashlib.sha256(whole).hexdigest()[:6]}"
 
 
 def _entry(

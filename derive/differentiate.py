@@ -19,7 +19,7 @@ from .lemmas import DistanceDerivation, LossDerivation, Term, derive_distance, d
 from .normalization import Normalization, through_units
 from .properties import Bound, Kink, bound_slope, find_kinks
 from .steps import Chain, Lemma, Setting, Step
-from .symbols import d, d_neg, d_pos, k
+from .symbols import d_neg, d_pos, k
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +128,13 @@ def differentiate(objective: Objective) -> Derivation:
 def _gradient_terms(name: str, distance: DistanceDerivation, loss: LossDerivation) -> tuple[Term, ...]:
     """The gradient of L in one embedding, terms with opposite coefficients merged so that what cancels does."""
     merged: list[Term] = []
-    for which, other in ((d_pos, symbols.x_pos), (d_neg, symbols.x_neg)):
-        if name not in ("x", str(other)):
+    for which, ends in symbols.pairs_of(loss.loss).items():
+        if symbols.EMBEDDINGS[name] not in ends:
             continue
         slope = loss.slopes[which].result
-        for term in distance.terms["x" if name == "x" else "y"]:
-            here = {d: which, symbols.y: other}
-            coefficient, elementwise = slope * term.coefficient.xreplace(here), term.elementwise.xreplace(here)
+        for term in distance.terms["xy"[ends.index(symbols.EMBEDDINGS[name])]]:
+            coefficient = slope * symbols.said_of(which, term.coefficient)
+            elementwise = symbols.said_of(which, term.elementwise)
             for at, earlier in enumerate(merged):
                 if earlier.coefficient == -coefficient:
                     merged[at] = Term(earlier.coefficient, earlier.elementwise - elementwise, earlier.slope)
@@ -149,7 +149,7 @@ def _gradient(
 ) -> Lemma:
     """The k-th component of the gradient of L in one embedding."""
     variable = symbols.EMBEDDINGS[name]
-    values = {which: setting.abbreviations[which] for which in (d_pos, d_neg)}
+    values = {which: setting.abbreviations[which] for which in loss.slopes}
     depends = [which for which in values if values[which].has(variable)]
     chain = Chain(f"gradient of L in {name}", sp.Derivative(_written_out(loss, values), variable[k]), setting)
     chain.then(
@@ -159,8 +159,8 @@ def _gradient(
     )
     chain.then("gradient of the distance", sum_of(terms), "insert the lemma on the distance")
     slope = loss.slopes[d_pos].result
-    if len(terms) > 1 and loss.slopes[d_neg].result == -slope:
-        inner = sp.Add(*(times(term.coefficient / slope, term.elementwise) for term in terms))
+    if len(terms) > 1 and len(values) == 2 and loss.slopes[d_neg].result == -slope:
+        inner = sp.Add(*(times(sp.cancel(term.coefficient / slope), term.elementwise) for term in terms))
         chain.then("collect", sp.Mul(slope, inner, evaluate=False), "the two slopes are opposite")
     return chain.qed()
 

@@ -6,7 +6,14 @@ class DeriveTripletError(Exception):
 
 
 class UsageError(DeriveTripletError):
-    """The user asked for something that cannot be. The CLI exits with 2."""
+    """The user asked for something that cannot be. The CLI exits with 2.
+
+    The message is one line that can be printed, whatever of the user's own text is in it.
+    """
+
+    def __str__(self) -> str:
+        one_line = " ".join(super().__str__().splitlines())
+        return one_line.encode(errors="backslashreplace").decode()
 
 
 class DefinitionError(UsageError):

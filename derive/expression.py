@@ -12,6 +12,7 @@ import copy
 import inspect
 import operator
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,13 @@ def _is_sensible(text: str) -> bool:
         return False
     value = abs(float(text))
     return 1 / _LARGEST < value < _LARGEST or (value == 0 and not literal[1].strip("0_."))
+
+
+def syntax_tree(text: str) -> ast.Module:
+    """The text as Python reads it. What Python warns of, such as ``2if``, is outside the language anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,9 @@ class Definition:
         if len(self.text) > MAX_LENGTH:
             raise DefinitionError(f"the formula has {len(self.text)} characters; at most {MAX_LENGTH} are allowed")
         try:
-            return ast.parse(self.source)
+            return syntax_tree(self.source)
+        except UnicodeError:
+            raise DefinitionError("not a formula: it has bytes that are no text") from None
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             where = ""
             if isinstance(error, SyntaxError) and error.lineno is not None:

@@ -255,6 +255,8 @@ class select(Node):  # noqa: N801
         """What SymPy makes of it: nothing is left to select where the condition or the value is known."""
         if value == otherwise or z.is_nonpositive:
             return otherwise
+        if value.is_nonpositive and otherwise.is_nonpositive:  # -1 or 0 is minus what 1 or 0 is
+            return -cls(z, -value, -otherwise)
         return value if z.is_positive else None
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any
 
 import mpmath
 
-from .catalogue import Distance, Loss, Objective
+from .catalogue import PAIRS, Distance, Loss, Objective
 from .expression import Algebra, Definition
 
 
@@ -47,10 +47,12 @@ _number, _exp = _remembered(mpmath.mpf), _remembered(_exponential)
 
 
 @cache
-def _algebra(dimension: int) -> Algebra:
+def _algebra(dimension: int, copies: int = 1) -> Algebra:
+    """Of vectors whose last component stands for so many equal ones."""
+
     def reduce(kind: str, term: Callable[[int], Any]) -> Any:
         terms = [term(k) for k in range(dimension)]
-        return mpmath.fsum(terms) if kind == "sum" else max(terms)
+        return mpmath.fsum([*terms, (copies - 1) * terms[-1]]) if kind == "sum" else max(terms)
 
     return Algebra(number=_number, functions=_functions(_sign), reduce=reduce)
 
@@ -78,11 +80,13 @@ def _own(entry: Distance | Loss, parameters: Mapping[str, Any]) -> dict[str, Any
     return {p.name: mpmath.mpf(parameters.get(p.name, p.default)) for p in entry.parameters}
 
 
-def distance_value(distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
-    """d(x, y) for two sequences of mpmath numbers."""
+def distance_value(
+    distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any], copies: int = 1
+) -> Any:
+    """d(x, y) for two sequences of mpmath numbers, the last of which stands for so many equal components."""
     if distance.on_units and not (any(x) and any(y)):  # the definition has no value there
         return value_on_units(distance, unit(x), unit(y), parameters)
-    return _read_distance(distance, distance.formula, x, y, parameters)
+    return _read_distance(distance, distance.formula, x, y, parameters, copies)
 
 
 def value_on_units(distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
@@ -91,10 +95,15 @@ def value_on_units(distance: Distance, x: Sequence[Any], y: Sequence[Any], param
 
 
 def _read_distance(
-    distance: Distance, formula: Definition, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]
+    distance: Distance,
+    formula: Definition,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    parameters: Mapping[str, Any],
+    copies: int = 1,
 ) -> Any:
     vectors = {"x": x.__getitem__, "y": y.__getitem__}
-    return formula.read(_algebra(len(x)), _own(distance, parameters), vectors)
+    return formula.read(_algebra(len(x), copies), _own(distance, parameters), vectors)
 
 
 def unit(x: Sequence[Any]) -> list[Any]:
@@ -103,34 +112,40 @@ def unit(x: Sequence[Any]) -> list[Any]:
     return [component / norm if norm else component for component in x]
 
 
-def distance_between(objective: Objective, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+def distance_between(
+    objective: Objective, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any], copies: int = 1
+) -> Any:
     """The distance of two embeddings, which are normalized before if the objective says so."""
     if objective.normalize:
         x, y = unit(x), unit(y)
-    return distance_value(objective.distance, x, y, parameters)
+    return distance_value(objective.distance, x, y, parameters, copies)
 
 
-def loss_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
-    """phi(d_pos, d_neg) for two mpmath numbers."""
-    return loss.formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+def loss_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> Any:
+    """phi(d_pos, d_neg) for two mpmath numbers; here and below, `others` are the distances that a loss has besides."""
+    return loss.formula.read(_algebra(0), _scalars(loss, (d_pos, d_neg, *others), parameters))
 
 
-def smooth_piece(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
-    """The formula that applies at a point, as a function of both distances, continued beyond its kinks.
+def _scalars(loss: Loss, distances: Sequence[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(loss.distances, distances, strict=True)), **_own(loss, parameters)}
+
+
+def smooth_piece(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> Callable[..., Any]:
+    """The formula that applies at a point, as a function of the distances, continued beyond its kinks.
 
     Its derivatives are those of the loss; at a kink they are what the convention of `max`, `min`, `abs` and `where`
     says: that of a number or else of the first argument, that of 0, and that of the value which is taken there.
     """
-    signs = pieces(loss, d_pos, d_neg, parameters)
+    signs = pieces(loss, d_pos, d_neg, parameters, *others)
 
-    def continued(d_pos: Any, d_neg: Any) -> Any:
+    def continued(*distances: Any) -> Any:
         known = iter(signs)  # the formula asks in the same order
-        return _read(loss, lambda z: next(known), d_pos, d_neg, parameters)
+        return _read(loss, lambda z: next(known), distances, parameters)
 
-    return continued if signs else lambda d_pos, d_neg: loss_value(loss, d_pos, d_neg, parameters)
+    return continued if signs else lambda *distances: _read(loss, _sign, distances, parameters)
 
 
-def pieces(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> tuple[int, ...]:
+def pieces(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> tuple[int, ...]:
     """Which piece of max, min, abs and where applies at a point, in the order in which the formula asks."""
     signs: list[int] = []
 
@@ -138,23 +153,23 @@ def pieces(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) ->
         signs.append(_sign(z))
         return signs[-1]
 
-    _read(loss, recorded, d_pos, d_neg, parameters)
+    _read(loss, recorded, (d_pos, d_neg, *others), parameters)
     return tuple(signs)
 
 
-def _read(loss: Loss, sign: Callable[[Any], int], d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+def _read(loss: Loss, sign: Callable[[Any], int], distances: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
     algebra = replace(_algebra(0), functions=_functions(sign))
-    return loss.formula.read(algebra, {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+    return loss.formula.read(algebra, _scalars(loss, distances, parameters))
 
 
-def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
+def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> Any:
     """The largest value of a part of the formula, a divisor's inverse being one.
 
     Exponentials are not, for stable forms do not compute them.
     """
-    values = {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)}
+    values = _scalars(loss, (d_pos, d_neg, *others), parameters)
     parts = (_part(loss, text).read(_algebra(0), values) for text in _texts_without_exponentials(loss))
-    return max(map(abs, (d_pos, d_neg, *parts)))
+    return max(map(abs, (d_pos, d_neg, *others, *parts)))
 
 
 @cache
@@ -174,33 +189,46 @@ def objective_value(
     objective: Objective, x: Sequence[Any], x_pos: Sequence[Any], x_neg: Sequence[Any], parameters: Mapping[str, Any]
 ) -> Any:
     """L(x, x_pos, x_neg)."""
-    d_pos, d_neg = (distance_between(objective, x, other, parameters) for other in (x_pos, x_neg))
-    return loss_value(objective.loss, d_pos, d_neg, parameters)
+    return _read(objective.loss, _sign, distances_of(objective, (x, x_pos, x_neg), parameters), parameters)
 
 
-def locus_value(loss: Loss, locus: str, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any]) -> Any:
-    """A loss's singular locus as a function of the two distances; its zeros are the singular points."""
-    return loss.parse(locus).read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **_own(loss, parameters)})
+def distances_of(
+    objective: Objective, embeddings: Sequence[Sequence[Any]], parameters: Mapping[str, Any], copies: int = 1
+) -> tuple[Any, ...]:
+    """The distances of a loss, in its order, for x, x_pos and x_neg; `copies` as for `distance_value`."""
+    named = dict(zip(("x", "x_pos", "x_neg"), embeddings, strict=True))
+    pairs = (PAIRS[which] for which in objective.loss.distances)
+    return tuple(
+        distance_between(objective, named[first], named[second], parameters, copies) for first, second in pairs
+    )
+
+
+def locus_value(loss: Loss, locus: str, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> Any:
+    """A loss's singular locus as a function of its distances; its zeros are the singular points."""
+    return loss.parse(locus).read(_algebra(0), _scalars(loss, (d_pos, d_neg, *others), parameters))
 
 
 DISTANCES = tuple(map(mpmath.mpf, ("0", "0.001", "0.25", "0.5", "1", "1.5", "2", "3", "10", "1000")))
 """At which a loss is examined."""
 
 
-def zeros(loss: Loss, locus: str, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Some points with positive distances at which a locus is 0: one of the distances is among `DISTANCES`."""
-    formula, own = loss.parse(locus), _own(loss, parameters)
+def zeros(loss: Loss, locus: str, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Some points with positive distances at which a locus is 0: one of d_pos and d_neg is among `DISTANCES`.
+
+    The distances that a loss has besides are 3.
+    """
+    formula, others = loss.parse(locus), (mpmath.mpf(3),) * len(loss.distances[2:])
 
     def value(d_pos: Any, d_neg: Any) -> Any:
         try:
-            found = formula.read(_algebra(0), {"d_pos": d_pos, "d_neg": d_neg, **own})
+            found = formula.read(_algebra(0), _scalars(loss, (d_pos, d_neg, *others), parameters))
             return found if isinstance(found, mpmath.mpf) else mpmath.nan
         except (ArithmeticError, ValueError, TypeError):  # it may not exist everywhere
             return mpmath.nan
 
     for fixed in sorted(DISTANCES[1:], key=lambda distance: abs(distance - 1)):
-        yield from ((root, fixed) for root in _roots(partial(_swapped, value, fixed)))
-        yield from ((fixed, root) for root in _roots(partial(value, fixed)))
+        yield from ((root, fixed, *others) for root in _roots(partial(_swapped, value, fixed)))
+        yield from ((fixed, root, *others) for root in _roots(partial(value, fixed)))
 
 
 def _swapped(function: Callable[[Any, Any], Any], second: Any, first: Any) -> Any:

@@ -306,7 +306,7 @@ def _roots(kernel: RowKernel) -> Iterator[tuple[sp.Expr, sp.Expr]]:
     """The roots of sums, each as a number times the scalar that it is."""
     for assignment in kernel.scalars:
         for reduction in kernel.reductions:
-            if (number := assignment.value / sp.sqrt(reduction.symbol)).is_number:
+            if (number := assignment.value / sp.sqrt(reduction.symbol)).is_number and number:
                 yield sp.sqrt(reduction.symbol), assignment.symbol / number
 
 

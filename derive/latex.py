@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mpmath
 import sympy as sp
 
-from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter
+from .printing import ATOM, MUL, POWER, UNARY, InfixPrinter, decimals
 
 if TYPE_CHECKING:
     from .differentiate import Derivation
@@ -43,6 +43,7 @@ NORMS = {name: rf"\lVert {latex} \rVert" for name, latex in EMBEDDINGS.items()}
 _SYMBOLS = {
     "d_pos": "d_{+}",
     "d_neg": "d_{-}",
+    "d_swap": r"d_{\pm}",
     "temperature": "T",
     "margin": "m",
     **{f"norm_{name}": latex for name, latex in NORMS.items()},
@@ -154,6 +155,9 @@ class LatexPrinter(InfixPrinter):
         return f"{shown}_{{{indices[0]}}}", POWER if "^" in shown else ATOM
 
     def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
+        if digits := decimals(expr):
+            power = f"10^{{-{digits}}}"
+            return (power, POWER) if expr.p == 1 else (rf"{expr.p} \cdot {power}", MUL)
         return rf"\frac{{{expr.p}}}{{{expr.q}}}", MUL
 
     def _print_KroneckerDelta(self, expr: sp.KroneckerDelta) -> tuple[str, int]:
@@ -164,13 +168,18 @@ class LatexPrinter(InfixPrinter):
     def _print_Sum(self, expr: sp.Sum) -> tuple[str, int]:
         outermost_first = reversed(expr.limits)
         sums = (rf"\sum_{{{self(index)}={self(low)}}}^{{{self(high)}}} " for index, low, high in outermost_first)
-        return f"{''.join(sums)}{self.at_least(expr.function, MUL)}", UNARY - 1
+        return f"{''.join(sums)}{self._operand(expr.function)}", UNARY - 1
+
+    def _operand(self, expr: sp.Expr) -> str:
+        """What a sum or a derivative is taken of: a product without a sign, or in parentheses."""
+        text = self.at_least(expr, MUL)
+        return rf"\left({text}\right)" if text.startswith("-") else text
 
     def _print_Derivative(self, expr: sp.Derivative) -> tuple[str, int]:
         variable = self(expr.variables[0])
         if expr.expr in self.named:
             return rf"\frac{{\partial {self.named[expr.expr]}}}{{\partial {variable}}}", ATOM
-        return rf"\frac{{\partial}}{{\partial {variable}}} {self.at_least(expr.expr, MUL)}", MUL
+        return rf"\frac{{\partial}}{{\partial {variable}}} {self._operand(expr.expr)}", MUL
 
     def _print_Pow(self, expr: sp.Pow) -> tuple[str, int]:
         if expr.exp.is_Rational and expr.exp < 0:

@@ -40,7 +40,7 @@ FLOAT_TYPES: Mapping[str, FloatType] = MappingProxyType(
 THREADS = 256
 """In a block, of every launch that takes rows."""
 REDUCTION_THREADS = 1024
-"""In the block that adds up the losses."""
+"""In the block that adds up the losses, or counts the active rows."""
 MOST_BLOCKS = 1 << 20
 """In a grid; where there are more rows, each takes several."""
 
@@ -95,9 +95,18 @@ def product_start(scalar: FloatType, rows: int, dim: int) -> Start:
     return Start(_product(team, scalar), _blocks(team, rows))
 
 
-def reduction(scalar: FloatType) -> str:
-    """The kernel that adds up the losses."""
-    return f"reduce<Block<{REDUCTION_THREADS}>, {scalar.arithmetic}>"
+def mask_start(scalar: FloatType, rows: int, dim: int, aligned: bool = True) -> Start:
+    """The start of mask, which a launcher that was given upstream gradients adds; aligned: whether its outputs are."""
+    return Start(_single("mask", WARP, scalar, _width(scalar, dim, aligned)), _blocks(WARP, rows))
+
+
+REDUCTIONS = ("reduce", "active")
+"""What takes the losses of all rows, in one block: their sum, and their shares of a mean over the active rows."""
+
+
+def reduction(scalar: FloatType, kernel: str = "reduce") -> str:
+    """One of `REDUCTIONS`."""
+    return f"{kernel}<Block<{REDUCTION_THREADS}>, {scalar.arithmetic}>"
 
 
 def kernels(dtypes: Iterable[str], products: bool = True) -> tuple[str, ...]:
@@ -113,8 +122,9 @@ def _kernels(dtypes: Iterable[str], products: bool) -> Iterator[str]:
                 yield from (_fused(team, scalar, width, held) for held in team.held)
                 yield from (_single(kernel, team, scalar, width) for kernel in ("forward", "backward"))
             yield _fused_long(scalar, width)
+            yield _single("mask", WARP, scalar, width)
         yield from (_product(team, scalar) for team in TEAMS if products)
-        yield reduction(scalar)
+        yield from (reduction(scalar, kernel) for kernel in REDUCTIONS)
 
 
 def qualified(stem: str, kernel: str) -> str:

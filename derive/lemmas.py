@@ -15,9 +15,10 @@ import sympy as sp
 from . import symbols
 from .catalogue import Distance, Loss
 from .functions import OF_ONE_ARGUMENT, sigmoid
+from .printing import decimals
 from .stabilise import RULES, SIMPLER
 from .steps import Chain, Lemma, Setting, collapse_deltas
-from .symbols import d, d_neg, d_pos, i, k, n
+from .symbols import d, d_pos, i, k, n
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DistanceDerivation:
 
 @dataclass(frozen=True)
 class LossDerivation:
-    """The stable form of phi(d_pos, d_neg) and of its two slopes, in the symbols that `abbreviations` introduce.
+    """The stable form of phi(d_pos, d_neg) and of its slopes, in the symbols that `abbreviations` introduce.
 
     introduced: the names that the definition introduces, and what they stand for.
     """
@@ -99,10 +100,10 @@ def _distance_gradient(
     shift, power = value.as_independent(sp.Sum, as_Add=True)
     terms = []
     for weight, derivative in zip(weights.values(), inner, strict=True):
-        content, elementwise = derivative.subs(i, k).primitive()
+        content, elementwise = _taken_apart(sp.powsimp(derivative.subs(i, k)))
         if elementwise.as_coefficients_dict()[symbols.x[k]] < 0:
             content, elementwise = -content, -elementwise
-        terms.append(Term(content * weight.subs(power, d - shift), elementwise))
+        terms.append(Term(sp.powsimp(content * _in_d(weight.subs(power, d - shift), value)), elementwise))
     chain = Chain(f"gradient of d in {variable}", sp.Derivative(value, variable[k]), setting)
     chain.then(
         "chain rule",
@@ -127,6 +128,20 @@ def _distance_gradient(
     return chain.qed(), tuple(terms)
 
 
+def _taken_apart(derivative: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Its factors that are the same for all components, numbers and parameters, and the rest."""
+    content, rest = _primitive(derivative)
+    constant, elementwise = rest.as_independent(sp.Indexed, as_Add=False)
+    return content * constant, elementwise
+
+
+def _in_d(weight: sp.Expr, value: sp.Expr) -> sp.Expr:
+    """`weight` without the sum, where the distance is a symbolic power of one."""
+    total, exponent = value.as_base_exp()
+    is_symbolic = isinstance(total, sp.Sum) and not exponent.is_number
+    return weight.xreplace({total: d ** (1 / exponent)}) if is_symbolic else weight
+
+
 def _collapsed(part: sp.Expr) -> sp.Expr:
     """The sum of part*delta(i, k) over i."""
     return collapse_deltas(sp.Sum(part * sp.KroneckerDelta(i, k), (i, 1, n)))
@@ -134,7 +149,7 @@ def _collapsed(part: sp.Expr) -> sp.Expr:
 
 def _beside(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """a*b with the numbers of both where they are, for a reader to cancel."""
-    content, primitive = b.primitive()
+    content, primitive = _primitive(b)
     factors = [factor for factor in (a, content) if factor != 1]
     product = sp.Mul(*factors[1:], primitive, evaluate=False) if factors[1:] else primitive
     return sp.Mul(factors[0], product, evaluate=False) if factors else product
@@ -147,9 +162,29 @@ def sum_of(terms: Iterable[Term]) -> sp.Expr:
 
 def times(a: sp.Expr, b: sp.Expr) -> sp.Expr:
     """a*b, without SymPy's distributing a number over a sum: 2*(x - y) stays as it is."""
-    content, primitive = b.primitive()
+    content, primitive = _primitive(b)
     coefficient = a * content
     return primitive if coefficient == 1 else sp.Mul(coefficient, primitive, evaluate=False)
+
+
+def factored(expr: sp.Expr) -> sp.Expr:
+    """`expr` with common factors taken out of its sums, but no powers of ten: x - y + 1/1000000 stays as it is."""
+    decimal = {number: sp.Symbol(str(number), real=True) for number in expr.atoms(sp.Rational) if decimals(number)}
+    return sp.factor_terms(expr.xreplace(decimal)).xreplace({symbol: number for number, symbol in decimal.items()})
+
+
+def _primitive(expr: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """The number that all terms have in common, and what it is multiplied by; a constant term goes with the others.
+
+    2*x - 2*y + 1/500000 is 2 times x - y + 1/1000000, and not 1/500000 times 1000000*x - 1000000*y + 1.
+    """
+    constant, rest = expr.as_coeff_Add()
+    if not constant or not rest:
+        content, primitive = expr.primitive()
+    else:
+        content, primitive = rest.primitive()
+        primitive += constant / content
+    return content, primitive
 
 
 def _gradient_norm(gradient: sp.Expr, value: sp.Expr, setting: Setting) -> Lemma:
@@ -173,7 +208,8 @@ def _gradient_norm(gradient: sp.Expr, value: sp.Expr, setting: Setting) -> Lemma
 def derive_loss(loss: Loss) -> LossDerivation:
     """The stable value of one loss and its slopes in d_pos and d_neg."""
     definition, introduced = symbols.loss_of(loss)
-    scalars = (d_pos, d_neg, *(symbols.parameter(p) for p in loss.parameters))
+    distances = tuple(symbols.pairs_of(loss))
+    scalars = (*distances, *(symbols.parameter(p) for p in loss.parameters))
     chain = Chain("stable form of the loss", definition, Setting((), scalars, introduced))
     chain.then("write out", chain.setting.spell_out(definition), "insert what the names stand for")
     while True:
@@ -183,10 +219,10 @@ def derive_loss(loss: Loss) -> LossDerivation:
         if chain.reached == before:
             break
     stable = chain.reached
-    abbreviations = _abbreviations(stable)
+    abbreviations = _abbreviations(stable, distances)
     chain.setting = Setting((), scalars)
     chain.then("abbreviate", abbreviated(stable, abbreviations), "name the nodes", also=abbreviations)
-    slopes = {v: _slope(stable, v, Setting((), scalars, abbreviations)) for v in (d_pos, d_neg)}
+    slopes = {v: _slope(stable, v, Setting((), scalars, abbreviations)) for v in distances}
     return LossDerivation(loss, definition, introduced, abbreviations, chain.qed(), slopes)
 
 
@@ -199,11 +235,11 @@ def _slope(stable: sp.Expr, variable: sp.Symbol, setting: Setting) -> Lemma:
     return chain.qed()
 
 
-def _abbreviations(stable: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
+def _abbreviations(stable: sp.Expr, distances: Iterable[sp.Symbol]) -> dict[sp.Symbol, sp.Expr]:
     """Names for the arguments of the nodes in a loss, z, and for the sigmoids s of z and q of -z."""
     names: dict[sp.Symbol, sp.Expr] = {}
     arguments: list[sp.Expr] = []
-    slopes = (sp.diff(stable, which) for which in (d_pos, d_neg))
+    slopes = (sp.diff(stable, which) for which in distances)
     nodes = set().union(*(expr.atoms(*OF_ONE_ARGUMENT) for expr in (stable, *slopes)))
     for node in sorted(nodes, key=sp.default_sort_key):
         (z,) = node.args

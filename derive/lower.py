@@ -19,6 +19,7 @@ from .errors import StepError
 from .evaluate import evaluate
 from .functions import hypot, masked_ratio, product, quotient
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
+from .largest import by_largest
 from .lemmas import Term
 from .normalization import Normalization
 from .steps import DIGITS, Step
@@ -38,7 +39,7 @@ def lower(derivation: Derivation) -> RowKernel:
     """
     reductions, distances = _reductions(derivation)
     loss, slopes = derivation.loss, derivation.loss.slopes
-    opposite = slopes[d_neg].result == -slopes[d_pos].result
+    opposite = len(slopes) == 2 and slopes[d_neg].result == -slopes[d_pos].result
     scalars = [*distances]
     scalars += [Assignment(symbol, meaning) for symbol, meaning in loss.abbreviations.items()]
     scalars.append(Assignment(_LOSS, loss.value.result))
@@ -58,6 +59,7 @@ def lower(derivation: Derivation) -> RowKernel:
         maps=tuple(maps),
     )
     kernel = _without_dead_code(_with_common_subexpressions(_in_difference_of_distances(kernel, derivation)))
+    kernel = by_largest(kernel)
     _check(kernel, derivation, derivation)
     if derivation.normalization:
         kernel = on_units(kernel)
@@ -69,13 +71,13 @@ def lower(derivation: Derivation) -> RowKernel:
 
 
 def _reductions(derivation: Derivation) -> tuple[list[Reduction], list[Assignment]]:
-    """The sums in the two distances, and the distances as functions of them."""
+    """The sums in the distances, and the distances as functions of them."""
     reductions, distances = [], []
-    for which, other in ((d_pos, symbols.x_pos), (d_neg, symbols.x_neg)):
-        names = _sum_names(derivation, which, other)
+    for which in derivation.loss.slopes:
+        names = _sum_names(derivation, which)
         for total, symbol in names.items():
-            reductions.append(Reduction(symbol, _component(total.function.subs(symbols.i, symbols.k), other)))
-        value = _in_roots(derivation.distance.value.xreplace({symbols.y: other}).xreplace(names))
+            reductions.append(Reduction(symbol, _component(total.function.subs(symbols.i, symbols.k))))
+        value = _in_roots(symbols.said_of(which, derivation.distance.value).xreplace(names))
         distances += [Assignment(_root(s), sp.sqrt(s)) for s in names.values() if value.has(_root(s))]
         distances.append(Assignment(which, _without_cancelling(value)))
     return reductions, distances
@@ -105,22 +107,22 @@ def _without_cancelling(distance: sp.Expr) -> sp.Expr:
     return distance
 
 
-def _sum_names(derivation: Derivation, which: sp.Symbol, other: sp.IndexedBase) -> dict[sp.Sum, sp.Symbol]:
-    """A symbol for each sum in d_pos or d_neg (`which`), the distance of x to `other`."""
+def _sum_names(derivation: Derivation, which: sp.Symbol) -> dict[sp.Sum, sp.Symbol]:
+    """A symbol for each sum in d_pos, d_neg or another distance, `which`."""
     sums = sorted(derivation.distance.value.atoms(sp.Sum), key=sp.default_sort_key)
     names = {}
     for number, total in enumerate(sums, start=1):
         suffix = f"{number}_" if len(sums) > 1 else ""
         symbol = sp.Symbol(f"sum_{suffix}{str(which).removeprefix('d_')}", nonnegative=True)
-        names[total.xreplace({symbols.y: other})] = symbol
+        names[symbols.said_of(which, total)] = symbol
     return names
 
 
-def _component(elementwise: sp.Expr, other: sp.IndexedBase = symbols.y) -> sp.Expr:
-    """A component-wise expression in the component symbols; `other` is what the distance's y stands for."""
+def _component(elementwise: sp.Expr) -> sp.Expr:
+    """A component-wise expression in the component symbols."""
     k = symbols.k
     embeddings = {symbols.x[k]: X, symbols.x_pos[k]: X_POS, symbols.x_neg[k]: X_NEG}
-    return _in_differences(elementwise.xreplace({symbols.y: other}).xreplace(embeddings))
+    return _in_differences(elementwise.xreplace(embeddings))
 
 
 def _in_differences(expr: sp.Expr) -> sp.Expr:
@@ -150,7 +152,9 @@ def _weights_and_maps(
         for term, coefficient in zip(derivation.terms[name], coefficients[name], strict=True):
             magnitude = _magnitude(coefficient)
             if magnitude not in weights:
-                suffix = name.removeprefix("x") if len(magnitudes) > 1 else ""
+                shared = name == "x" or str(term.slope)[2:] in name
+                suffix = name.removeprefix("x") if shared else f"_{str(term.slope)[2:]}"
+                suffix *= len(magnitudes) > 1
                 taken = {symbol.name for symbol in weights.values()}
                 names = (f"weight{suffix}{number or ''}" for number in range(len(taken) + 1))
                 weights[magnitude] = sp.Symbol(next(free for free in names if free not in taken), real=True)
@@ -166,7 +170,7 @@ def _weights_and_maps(
 
 def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
     """The coefficient of a term, with the slope that is a factor of it by its name."""
-    sums = {**_sum_names(derivation, d_pos, symbols.x_pos), **_sum_names(derivation, d_neg, symbols.x_neg)}
+    sums = {total: name for which in derivation.loss.slopes for total, name in _sum_names(derivation, which).items()}
     slope = derivation.loss.slopes[term.slope].result
     factor = sp.cancel(term.coefficient.xreplace(sums) / slope)
     if _divides(factor) and not _divides(term.coefficient):
@@ -176,7 +180,7 @@ def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol
 
 def _divides(coefficient: sp.Expr) -> bool:
     """Whether it is divided by a distance."""
-    return any(power.is_negative and base in (d_pos, d_neg) for base, power in coefficient.as_powers_dict().items())
+    return any(power.is_negative and base in symbols.DISTANCES for base, power in coefficient.as_powers_dict().items())
 
 
 def _magnitude(coefficient: sp.Expr) -> sp.Expr:
@@ -185,9 +189,12 @@ def _magnitude(coefficient: sp.Expr) -> sp.Expr:
 
 def _masked(coefficient: sp.Expr) -> sp.Expr:
     """A coefficient divided by a distance, with the convention 0 where the distance is 0."""
-    may_vanish = {d_pos, d_neg, *(symbol for symbol in coefficient.free_symbols if symbol.name.startswith("sum_"))}
+    may_vanish = {
+        *symbols.DISTANCES,
+        *(symbol for symbol in coefficient.free_symbols if symbol.name.startswith("sum_")),
+    }
     powers = coefficient.as_powers_dict().items()
-    vanishing = [b**-p for b, p in powers if p.is_negative and not b.is_positive and b.free_symbols & may_vanish]
+    vanishing = [b**-p for b, p in powers if not p.is_nonnegative and not b.is_positive and b.free_symbols & may_vanish]
     below = sp.Mul(*vanishing)
     return coefficient if below == 1 else masked_ratio(coefficient * below, below)
 
@@ -202,10 +209,10 @@ def _in_difference_of_distances(kernel: RowKernel, derivation: Derivation) -> Ro
     sum((x_neg - x_pos)*((x - x_pos) + (x - x_neg))): it keeps the digits that the difference of two nearly equal sums
     loses.
     """
-    end = [a.symbol for a in kernel.scalars].index(d_neg) + 1
+    end = max(at for at, a in enumerate(kernel.scalars) if a.symbol in symbols.DISTANCES) + 1
     distances, rest = kernel.scalars[:end], kernel.scalars[end:]
     rewritten = tuple(a if a.symbol in kernel.weights else replace(a, value=_in_delta(a.value)) for a in rest)
-    if any(a.value.has(d_pos, d_neg) for a in rewritten if a.symbol not in kernel.weights):
+    if any(a.value.has(*symbols.DISTANCES) for a in rewritten if a.symbol not in kernel.weights):
         return kernel
     factor, total = derivation.distance.value.as_coeff_Mul()
     if not isinstance(total, sp.Sum):

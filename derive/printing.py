@@ -44,8 +44,8 @@ class InfixPrinter:
         """Name and printed value of each."""
         return [(assignment.name, self(assignment.value)) for assignment in assignments]
 
-    def reduction(self, term: sp.Expr) -> str:
-        """What stands for the sum of a term over the components; where a loop adds them up, the term."""
+    def reduction(self, term: sp.Expr, kind: str) -> str:
+        """What stands for a term reduced over the components; where a loop does that, the term."""
         return self(term)
 
     def _print(self, expr: sp.Expr) -> tuple[str, int]:
@@ -63,7 +63,13 @@ class InfixPrinter:
         return str(int(expr)), ATOM if expr >= 0 else UNARY
 
     def _print_Rational(self, expr: sp.Rational) -> tuple[str, int]:
+        if digits := decimals(expr):
+            return self.decimal(f"{expr.p}e-{digits}"), ATOM if expr > 0 else UNARY
         return f"{self.integer(expr.p)}{self.over}{self.integer(expr.q)}", MUL
+
+    def decimal(self, text: str) -> str:
+        """A number with a power of ten, such as 1e-6."""
+        return text
 
     def integer(self, value: int) -> str:
         """An integer where it must not divide as integers do."""
@@ -173,6 +179,8 @@ class ShortLines(InfixPrinter):
             inner = total if total is not None and 2 * len(self(total)) > self.room else value * below
             if inner != value:
                 return [*self.lines(name, inner), (last, self(value / inner * so_far))]
+            *_, factor = _factors(value)
+            return [*self.lines(name, value / factor), (last, self(factor * so_far))]
         if not value.is_Add:
             return [(last, self(value))]
         texts: list[str] = []
@@ -182,6 +190,15 @@ class ShortLines(InfixPrinter):
             else:
                 texts.append(f"{self(so_far)} {term}" if texts else term)
         return [*((name, text) for text in texts[:-1]), (last, texts[-1])]
+
+
+_MANY_DIGITS = 4
+
+
+def decimals(number: sp.Rational) -> int:
+    """n, for a whole number over the n-th power of ten that is read more easily as a decimal; otherwise 0."""
+    digits = len(str(number.q)) - 1
+    return digits if digits >= _MANY_DIGITS and number.q == 10**digits else 0
 
 
 def _factors(expr: sp.Mul) -> list[sp.Expr]:

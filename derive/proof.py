@@ -14,7 +14,7 @@ from typing import TypeVar
 import sympy as sp
 
 from . import symbols
-from .catalogue import DISTANCES, Distance, Objective
+from .catalogue import DISTANCES, PAIRS, Distance, Objective
 from .differentiate import Derivation, differentiate
 from .functions import Node, select
 from .functions import step as step_function
@@ -26,7 +26,7 @@ from .properties import Bound, Kink
 from .second import SecondDerivation, differentiate_twice
 from .stabilise import RULES
 from .steps import Chain, Lemma, Setting, Step
-from .symbols import d_neg, d_pos, definition_of, i, k, n
+from .symbols import d_pos, definition_of, i, k, n
 from .table import Row, table_of
 
 K = TypeVar("K")
@@ -128,7 +128,7 @@ def _companion(objective: Objective) -> Derivation | None:
     """The same loss on the distance that is this one squared, or of which this one is the square."""
     name = objective.distance.name
     other = name.removesuffix("-squared") if name.endswith("-squared") else f"{name}-squared"
-    return differentiate(replace(objective, distance=DISTANCES[other])) if other in DISTANCES else None
+    return differentiate(replace(objective, distance=DISTANCES[other], like="")) if other in DISTANCES else None
 
 
 def entering(derivation: Derivation) -> Mapping[str, str]:
@@ -208,9 +208,9 @@ def names_in(chain: str, derivation: Derivation) -> dict[sp.Expr, str]:
 
 
 def distances_by_name(derivation: Derivation) -> dict[sp.Expr, str]:
-    """What a display writes instead of the two distances."""
+    """What a display writes instead of the distances."""
     setting = setting_at_units(derivation.setting) if derivation.normalization else derivation.setting
-    return {setting.abbreviations[which]: to_latex(which) for which in (d_pos, d_neg)}
+    return {setting.abbreviations[which]: to_latex(which) for which in derivation.loss.slopes}
 
 
 def _line(step: Step, left: str, named: Mapping[sp.Expr, str]) -> Line:
@@ -222,7 +222,7 @@ def _line(step: Step, left: str, named: Mapping[sp.Expr, str]) -> Line:
 def quotient_lemmas(loss: LossDerivation) -> dict[sp.Symbol, Lemma]:
     """For each name in the definition of a loss that is a quotient, its derivative in d_pos by the quotient rule."""
     parameters = tuple(symbols.parameter(p) for p in loss.loss.parameters)
-    setting = Setting((), (d_pos, d_neg, *parameters), loss.abbreviations)
+    setting = Setting((), (*loss.slopes, *parameters), loss.abbreviations)
     fractions = {name: value.as_numer_denom() for name, value in loss.introduced.items()}
     return {
         name: _by_quotient_rule(name, above, below, setting)
@@ -289,6 +289,11 @@ def side_by_side(proof: Proof) -> tuple[tuple[tuple[str, Mapping[str, str]], ...
     gradients = [f"gradient {name}" for name in EMBEDDINGS]
     widest = sum(max(width(formulas[name]) for name in gradients) for _, formulas in (ours, theirs))
     return ((ours, theirs),) if widest <= _BESIDE else ((ours,), (theirs,))
+
+
+def fit_beside(proof: Proof, *names: str) -> bool:
+    """Whether formulas of these names fit beside each other, with what they are formulas of."""
+    return sum(width(proof.formulas[name]) for name in names) <= _BESIDE
 
 
 def anchor_cancels(proof: Proof) -> bool:
@@ -368,7 +373,7 @@ def where(kink: Kink) -> str:
     if kink.locus is not None:
         return f"{to_latex(kink.locus)} = 0"
     vectors = {**EMBEDDINGS, **{f"unit_{name}": latex for name, latex in UNITS.items()}}
-    scalars = {name: to_latex(sp.Symbol(name)) for name in ("d_pos", "d_neg", "margin", "temperature")}
+    scalars = {name: to_latex(sp.Symbol(name)) for name in (*PAIRS, "margin", "temperature")}
     words = {**_with_components(vectors), **scalars, "or": r"\text{ or }", "some": r"\text{some }"}
     return _named(kink.where, words).replace(", ", r",\ ")
 
@@ -380,7 +385,8 @@ def _with_components(vectors: Mapping[str, str]) -> dict[str, str]:
 
 def _named(text: str, words: Mapping[str, str]) -> str:
     """`text` with words by what they are called in a document."""
-    return re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
+    named = re.sub(r"\w+", lambda word: words.get(word[0], word[0]), text)
+    return re.sub(r"\b1e-(\d+)\b", r"10^{-\1}", named)
 
 
 def farthest_units(distance: DistanceDerivation) -> sp.Expr | None:

@@ -12,11 +12,11 @@ import mpmath
 import sympy as sp
 
 from . import symbols
-from .catalogue import Loss, Objective
+from .catalogue import PAIRS, Loss, Objective, Singularity
 from .errors import StepError
 from .functions import step
 from .highprecision import distance_value, loss_value, objective_value, zeros
-from .symbols import d_neg, d_pos
+from .symbols import EMBEDDINGS
 
 S, _Q = (sp.Symbol(name, positive=True) for name in "sq")
 _PARTS = 64  # of the range of s, at which a bound is checked
@@ -104,7 +104,7 @@ def bound_slope(slope: sp.Expr, abbreviations: Collection[sp.Symbol]) -> Bound |
     constants, polynomial = sp.factor_terms(on).as_independent(S, as_Add=False)
     if slope.has(step) and slope.xreplace(dict.fromkeys(steps, sp.S.Zero)) != 0:
         return None  # it is not largest where all steps are 1
-    if constants.free_symbols & {*abbreviations, d_pos, d_neg}:
+    if constants.free_symbols & {*abbreviations, *symbols.DISTANCES}:
         return None
     if not polynomial.is_polynomial(S) or polynomial.free_symbols - {S}:
         return None
@@ -127,25 +127,33 @@ def find_kinks(objective: Objective) -> tuple[Kink, ...]:
 
 
 def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
+    for singularity in objective.distance.singularities:
+        yield from _kinks_at(objective, singularity)
+
+
+def _kinks_at(objective: Objective, singularity: Singularity) -> Iterator[Kink]:
+    """What happens where one of the distances is singular."""
     anchor, near = [mpmath.mpf(1) / 3, mpmath.mpf(-2) / 7], [mpmath.mpf(2) / 5, mpmath.mpf(-1) / 4]
+    start = [component + mpmath.mpf(singularity.apart) for component in anchor]
 
     def beside(t: Any) -> list[Any]:
-        return [anchor[0] + t, anchor[1] + 2 * t]
+        return [start[0] + t, start[1] + 2 * t]
 
-    for singularity in objective.distance.singularities:
-        if _is_convex(lambda t: distance_value(objective.distance, anchor, beside(t), {})) is None:
-            raise StepError(f"{objective.distance.name}: stated as singular at {singularity.where}, but it is smooth")
-        for side, along in (
-            ("x_pos", lambda t: objective_value(objective, anchor, beside(t), near, {})),
-            ("x_neg", lambda t: objective_value(objective, anchor, near, beside(t), {})),
-        ):
-            convex = _is_convex(along)
-            if convex is not None:
-                names = {"y": side, "x": "x"}
-                if objective.of_units:
-                    names = {name: f"unit_{embedding}" for name, embedding in names.items()}
-                where = re.sub(r"\b[xy](?![a-zA-Z])", partial(_renamed, names), singularity.where)
-                yield Kink(where, singularity.why, convex)
+    if _is_convex(lambda t: distance_value(objective.distance, anchor, beside(t), {})) is None:
+        raise StepError(f"{objective.distance.name}: stated as singular at {singularity.where}, but it is smooth")
+    for first, second in (PAIRS[which] for which in objective.loss.distances):
+
+        def along(t: Any, first: str = first, second: str = second) -> Any:
+            vectors = {**dict.fromkeys(EMBEDDINGS, near), first: anchor, second: beside(t)}
+            return objective_value(objective, **vectors, parameters={})
+
+        convex = _is_convex(along)
+        if convex is not None:
+            names = {"x": first, "y": second}
+            if objective.of_units:
+                names = {name: f"unit_{embedding}" for name, embedding in names.items()}
+            where = re.sub(r"\b[xy](?![a-zA-Z])", partial(_renamed, names), singularity.where)
+            yield Kink(where, singularity.why, convex)
 
 
 def _renamed(names: Mapping[str, str], word: re.Match[str]) -> str:
@@ -168,7 +176,7 @@ def _kinks_of_loss(loss: Loss) -> Iterator[Kink]:
         found = (
             convex
             for at in zeros(loss, singularity.locus, {})
-            for across in ((1, 0), (0, 1))
+            for across in range(len(at))
             if (convex := _is_convex(partial(_loss_along, loss, at, across))) is not None
         )
         convex = next(found, None)
@@ -178,8 +186,10 @@ def _kinks_of_loss(loss: Loss) -> Iterator[Kink]:
         yield Kink(singularity.where, singularity.why, convex, singularity.taken, locus)
 
 
-def _loss_along(loss: Loss, at: tuple[Any, Any], direction: tuple[int, int], t: Any) -> Any:
-    return loss_value(loss, at[0] + t * direction[0], at[1] + t * direction[1], {})
+def _loss_along(loss: Loss, at: tuple[Any, ...], across: int, t: Any) -> Any:
+    """The loss with one of the distances moved by t."""
+    d_pos, d_neg, *others = (distance + t * (which == across) for which, distance in enumerate(at))
+    return loss_value(loss, d_pos, d_neg, {}, *others)
 
 
 def _is_convex(along: Callable[[Any], Any]) -> bool | None:

@@ -77,8 +77,11 @@ def _request(entry: Mapping[str, Any], root: Path) -> Request:
             raise TypeError("norm, loss and target are not names, or dtypes is empty")
         parameters = {str(name): float(value) for name, value in entry["parameters"].items()}
         normalize = entry.get("normalize", False) is True
+        modes = [str(entry["like"])] if "like" in entry else []
         (made,) = _own_loss(entry["source"], root) if "source" in entry else (loss,)
-        (request,) = requests_for([norm], [made], [target], entry["dtypes"], parameters, normalize=normalize)
+        (request,) = requests_for(
+            [norm], [made], [target], entry["dtypes"], parameters, normalize=normalize, modes=modes
+        )
         engine, accuracy = str(entry.get("engine", "")), float(entry.get("accuracy", 0.0))
         return replace(request, settings=replace(request.settings, engine=engine, accuracy=accuracy))
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -119,6 +122,7 @@ def _entry(product: Product) -> dict[str, Any]:
     return {
         "norm": product.objective.distance.name,
         "loss": product.objective.loss.name,
+        **({"like": product.objective.like} if product.objective.like else {}),
         **({"normalize": True} if product.objective.normalize else {}),
         **_source(product),
         "target": product.target,
@@ -256,17 +260,19 @@ def _unasked(products: Iterable[Product]) -> set[str]:
 def _left_alone(entries: Iterable[dict[str, Any]], products: Sequence[Product]) -> list[dict[str, Any]]:
     """The entries of what 'all' does not mean and nobody asked for; their files are nobody's business here.
 
-    That is a target that has to be named, normalized embeddings, and a loss of one's own.
+    That is a target that has to be named, normalized embeddings, a loss of one's own, and a parity mode.
     """
     unasked = _unasked(products)
     normalize = {product.objective.normalize for product in products}
     own = any(product.objective.loss.source for product in products)
+    like = any(product.objective.like for product in products)
     return [
         entry
         for entry in entries
         if entry.get("target") in unasked
         or (entry.get("normalize") is True) not in normalize
         or ("source" in entry and not own)
+        or ("like" in entry and not like)
     ]
 
 

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 
 import sympy as sp
 
 from . import symbols
 from .differentiate import Derivation
-from .lemmas import DistanceDerivation, LossDerivation, abbreviated
+from .lemmas import DistanceDerivation, LossDerivation, abbreviated, factored
 from .normalization import Normalization, at_units, projection
 from .steps import Chain, Lemma, Setting
-from .symbols import d, d_neg, d_pos, i, j, k, l, n
-
-_ROLES = {"x": {d_pos: "x", d_neg: "x"}, "x_pos": {d_pos: "y"}, "x_neg": {d_neg: "y"}}
-"""The distances that an embedding enters, and as which argument of d."""
+from .symbols import d, i, j, k, l, n
 
 _OWN = (("x_pos", "x_pos"), ("x_neg", "x_neg"), ("x_pos", "x_neg"))
 _OF_THE_ANCHOR = (("x", "x"), ("x", "x_pos"), ("x", "x_neg"))
@@ -42,13 +40,25 @@ class SecondDerivation:
 def differentiate_twice(derivation: Derivation) -> SecondDerivation:
     """The Hessian blocks of a derivation. Raises `StepError` if a step on the way is not an equality."""
     shown = _OWN if derivation.distance.translation_invariant else (*_OWN, *_OF_THE_ANCHOR)
-    pairs = sorted({_ROLES[a][which] + _ROLES[b][which] for a, b in shown for which in _ROLES[a].keys() & _ROLES[b]})
+    roles = {name: _roles(derivation.loss, name) for name in symbols.EMBEDDINGS}
+    pairs = sorted({roles[a][which] + roles[b][which] for a, b in shown for which in roles[a].keys() & roles[b]})
     distance = {pair: _distance_curvature(derivation.distance, *pair) for pair in pairs}
-    loss = {pair: _loss_curvature(derivation.loss, *pair) for pair in ((d_pos, d_pos), (d_pos, d_neg), (d_neg, d_neg))}
+    loss = {
+        pair: _loss_curvature(derivation.loss, *pair)
+        for pair in combinations_with_replacement(derivation.loss.slopes, 2)
+    }
     blocks = {pair: _block(derivation, distance, loss, *pair) for pair in shown}
     through = derivation.normalization
     raw = {pair: _through_units(through, block, *pair) for pair, block in blocks.items()} if through else {}
     return SecondDerivation(distance, loss, blocks, raw)
+
+
+def _roles(loss: LossDerivation, name: str) -> dict[sp.Symbol, str]:
+    """The distances that an embedding enters, and as which argument of d."""
+    ends = {which: symbols.ends(which) for which in loss.slopes}
+    return {
+        which: "xy"[of.index(symbols.EMBEDDINGS[name])] for which, of in ends.items() if symbols.EMBEDDINGS[name] in of
+    }
 
 
 def _distance_curvature(derivation: DistanceDerivation, first: str, second: str) -> Lemma:
@@ -68,7 +78,7 @@ def _distance_curvature(derivation: DistanceDerivation, first: str, second: str)
         )
     )
     chain.then("product rule", total, "the coefficient depends on the distance, the factor on one component")
-    chain.then("collect", sp.factor_terms(total), "take the common factor out")
+    chain.then("collect", factored(total), "take the common factor out")
     return chain.qed()
 
 
@@ -84,7 +94,7 @@ def _loss_curvature(derivation: LossDerivation, first: sp.Symbol, second: sp.Sym
     slope = derivation.slopes[first]
     setting = Setting(
         (),
-        (d_pos, d_neg, *(symbols.parameter(p) for p in derivation.loss.parameters)),
+        (*derivation.slopes, *(symbols.parameter(p) for p in derivation.loss.parameters)),
         derivation.abbreviations,
     )
     chain = Chain(f"curvature of the loss in {first} and {second}", sp.Derivative(slope.result, second), setting)
@@ -110,20 +120,19 @@ def _block(
     gradient = derivation.gradients[first].result
     chain = Chain(f"Hessian block {first}, {second}", sp.Derivative(gradient, variable[l]), derivation.setting)
 
-    def of(which: sp.Symbol, lemma: Lemma) -> sp.Expr:
-        """What a lemma says of d(x, y), said of d_pos or d_neg."""
-        return lemma.result.xreplace({d: which, symbols.y: symbols.EMBEDDINGS["x_pos" if which == d_pos else "x_neg"]})
+    roles = {name: _roles(derivation.loss, name) for name in (first, second)}
 
     def along(which: sp.Symbol, name: str) -> sp.Expr:
-        return of(which, derivation.distance.gradients[_ROLES[name][which]])
+        return symbols.said_of(which, derivation.distance.gradients[roles[name][which]].result)
 
     terms = []
-    for a in _ROLES[first]:
-        for b in _ROLES[second]:
+    for a in roles[first]:
+        for b in roles[second]:
             curvature = loss.get((a, b)) or loss[b, a]
             terms.append(curvature.result * along(a, first) * along(b, second).xreplace({k: l}))
             if a == b:
-                terms.append(derivation.loss.slopes[a].result * of(a, distance[_ROLES[first][a] + _ROLES[second][a]]))
+                of_distance = symbols.said_of(a, distance[roles[first][a] + roles[second][a]].result)
+                terms.append(derivation.loss.slopes[a].result * of_distance)
     chain.then(
         "chain rule",
         sp.Add(*terms),

@@ -12,7 +12,7 @@ from functools import reduce
 
 import sympy as sp
 
-from .functions import absolute, expm1, log1p, logaddexp, positive_part, sigmoid, softplus, step, tanh
+from .functions import absolute, expm1, log1p, logaddexp, positive_part, select, sigmoid, softplus, step, tanh
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,21 @@ RULES = (
     Rule("absolute value", "its derivative at 0 is taken as 0", _absolute),
 )
 
+
+def _common_selection(expr: sp.Expr) -> sp.Expr:
+    """a*select(...) - select(...) is (a - 1)*select(...)."""
+
+    def rewrite(total: sp.Add) -> sp.Expr:
+        factors = [set(sp.Mul.make_args(term)) for term in total.args]
+        common = sorted((f for f in set.intersection(*factors) if isinstance(f, select)), key=sp.default_sort_key)
+        return sp.Mul(*common[:1], sp.Add(*(term / common[0] for term in total.args))) if common else total
+
+    return expr.replace(lambda e: isinstance(e, sp.Add), rewrite)
+
+
 SIMPLER = (
     Rule("one fraction", "nothing is subtracted that is nearly equal", _one_fraction),
+    Rule("common factor", "the same value is selected in all terms", _common_selection),
     Rule(
         "step of a positive part",
         "the positive part is 0 where the step is",

@@ -13,7 +13,7 @@ from typing import Any
 
 import sympy as sp
 
-from .catalogue import Distance, Loss, Objective, Parameter
+from .catalogue import PAIRS, Distance, Loss, Objective, Parameter
 from .errors import DefinitionError
 from .expression import Algebra, Definition
 from .functions import absolute, select, tanh
@@ -41,12 +41,13 @@ _VARIABLE = sp.Dummy(real=True)
 _COMPONENTS = sp.symbols("component:6", real=True)
 
 d = sp.Symbol("d", nonnegative=True)
-d_pos, d_neg = sp.Symbol("d_pos", nonnegative=True), sp.Symbol("d_neg", nonnegative=True)
+d_pos, d_neg, d_swap = DISTANCES = tuple(sp.Symbol(name, nonnegative=True) for name in PAIRS)
 
 
 def parameter(p: Parameter) -> sp.Symbol:
     """The symbol of a parameter, with its domain as an assumption."""
-    return sp.Symbol(p.name, real=True, **({} if p.domain == "real" else {p.domain: True}))
+    known = {"real": {}, "nonnegative": {"nonnegative": True}}.get(p.domain, {"positive": True})
+    return sp.Symbol(p.name, real=True, **known)
 
 
 def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:
@@ -109,21 +110,39 @@ def loss_of(loss: Loss) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]:
         introduced[symbol := sp.Symbol(name, real=True)] = value
         return symbol
 
-    value = loss.formula.read(SYMPY, {"d_pos": d_pos, "d_neg": d_neg, **_parameters(loss)}, bind=bind)
+    value = loss.formula.read(SYMPY, _scalars(loss), bind=bind)
     return value, introduced
 
 
 def locus_of(loss: Loss, text: str) -> sp.Expr:
-    """A formula in the two distances and a loss's parameters."""
-    return loss.parse(text).read(SYMPY, {"d_pos": d_pos, "d_neg": d_neg, **_parameters(loss)})
+    """A formula in the distances and a loss's parameters."""
+    return loss.parse(text).read(SYMPY, _scalars(loss))
+
+
+def _scalars(loss: Loss) -> dict[str, sp.Symbol]:
+    return {**{str(which): which for which in pairs_of(loss)}, **_parameters(loss)}
+
+
+def pairs_of(loss: Loss) -> dict[sp.Symbol, tuple[sp.IndexedBase, sp.IndexedBase]]:
+    """The distances that a loss is a formula of, each with the two embeddings that it is the distance of."""
+    return {which: ends(which) for which in DISTANCES if str(which) in loss.distances}
+
+
+def ends(which: sp.Symbol) -> tuple[sp.IndexedBase, sp.IndexedBase]:
+    """The two embeddings that d_pos, d_neg or d_swap is the distance of: what d(x, y) calls x and y."""
+    first, second = PAIRS[str(which)]
+    return EMBEDDINGS[first], EMBEDDINGS[second]
+
+
+def said_of(which: sp.Symbol, expr: sp.Expr) -> sp.Expr:
+    """What is said of d(x, y), said of d_pos, d_neg or d_swap."""
+    first, second = ends(which)
+    return expr.xreplace({d: which, x: first, y: second})
 
 
 def distances_of(objective: Objective) -> dict[sp.Symbol, sp.Expr]:
-    """What d_pos and d_neg stand for."""
-    return {
-        d_pos: distance_of(objective.distance, x, x_pos),
-        d_neg: distance_of(objective.distance, x, x_neg),
-    }
+    """What d_pos, d_neg, ... stand for."""
+    return {which: distance_of(objective.distance, *pair) for which, pair in pairs_of(objective.loss).items()}
 
 
 def without_sums(expr: sp.Expr) -> tuple[sp.Expr, dict[sp.Dummy, sp.Sum]]:

@@ -26,7 +26,7 @@ _TOLERANCE = mpmath.mpf(10) ** -25  # differences with a step of 1e-30 are good 
 
 # an ordinary triplet, without rounding, at which every loss of the catalogue is active and no component vanishes
 EXAMPLE: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {"x": (1.0, 2.0, 3.0), "x_pos": (1.5, 1.0, 2.0), "x_neg": (2.0, 1.5, 2.25)}
+    {"x": (1.0, 2.0, 3.0), "x_pos": (1.5, 1.0, 2.0), "x_neg": (0.5, 2.5, 3.75)}
 )
 
 

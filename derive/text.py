@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .functions import Node
@@ -20,6 +21,7 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     """Name and value of everything that the gradients are written in, then of the gradients."""
     from sympy import IndexedBase
 
+    from .catalogue import PAIRS
     from .normalization import at_units
     from .symbols import UNITS, definition_of, x, y
 
@@ -36,7 +38,8 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
         rows.append((", ".join(units.values()), ", ".join(f"{name}/|{name}|" for name in of)))
         if derivation.objective.normalize:
             of = units
-    rows.append(("d_pos, d_neg", f"d({of['x']}, {of['x_pos']}), d({of['x']}, {of['x_neg']})"))
+    ends = {which: (of[first], of[second]) for which in loss.loss.distances for first, second in [PAIRS[which]]}
+    rows.append((", ".join(ends), ", ".join(f"d({first}, {second})" for first, second in ends.values())))
     rows += sorted({(f"{_called(node)}({', '.join(node.variables)})", node.spelled_out) for node in nodes})
     rows += [(symbol.name, to_text(meaning)) for symbol, meaning in names.items()]
     rows.append(("L", to_text(loss.value.result)))
@@ -57,9 +60,43 @@ def missing(loss: Loss) -> list[str]:
 
 
 def table(rows: list[tuple[str, str]], separator: str = " = ") -> list[str]:
-    """Rows as lines with their first columns lined up."""
+    """Rows as lines with their first columns lined up; a formula that is too long takes several."""
     width = max(len(left) for left, _ in rows)
-    return [f"{left:<{width}}{separator}{right}" for left, right in rows]
+    below = " " * (width + len(separator))
+    return [
+        f"{below}{piece}" if at else f"{left:<{width}}{separator}{piece}"
+        for left, right in rows
+        for at, piece in enumerate(_broken(right, _LONGEST - len(below)))
+    ]
+
+
+_LONGEST = 113  # behind the " *     " of a comment, that is 120
+
+
+def _broken(formula: str, width: int) -> list[str]:
+    """A formula in pieces of at most `width`, if it can be: broken before a term, or behind the * of a long one."""
+    pieces = _filled(_parts(formula, r" (?=[+-] )"), " ", width) if len(formula) > width else [formula]
+    return [part for piece in pieces for part in _filled(_parts(piece, r"(?<=\*)"), "", width)]
+
+
+def _parts(formula: str, separator: str) -> list[str]:
+    """A formula taken apart at a separator outside of parentheses."""
+    places = [at.span() for at in re.finditer(separator, formula) if _is_outside(formula, at.start())]
+    starts, ends = [0, *(end for _, end in places)], [*(start for start, _ in places), len(formula)]
+    return [formula[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _is_outside(formula: str, at: int) -> bool:
+    return formula.count("(", 0, at) == formula.count(")", 0, at)
+
+
+def _filled(parts: list[str], between: str, width: int) -> list[str]:
+    """The parts put together again, as many to a line as it has room for."""
+    lines = parts[:1]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}{between}{part}"
+        lines[-1:] = [longer] if len(longer) <= width else [lines[-1], part]
+    return lines
 
 
 def describe(derivation: Derivation) -> str:

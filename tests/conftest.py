@@ -25,6 +25,7 @@ TOOLS = {
     "mlxtend": lambda: find_spec("mlxtend") is not None,
     "sklearn": lambda: find_spec("sklearn") is not None,
     "torch": lambda: find_spec("torch") is not None,
+    "optax": lambda: find_spec("optax") is not None,
 }
 
 

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from objectives import code_of
 
-from derive_triplet import DISTANCES, LOSSES, Check, Product, Report, __version__, differentiate, generate
+from derive_triplet import DISTANCES, LOSSES, PARITY, Check, Product, Report, __version__, differentiate, generate
 from derive_triplet.cli import main
 from derive_triplet.derive import api
 from derive_triplet.derive.targets.base import MARK
@@ -327,19 +328,32 @@ def test_printed_formulas_are_the_central_differences_of_the_definition(norm: st
     def value(at: dict[str, list[float]]) -> float:
         return float(evaluate(LOSSES[loss].definition, **distances(at), **constants))
 
-    names: dict[str, Any] = {**point, **distances(point), **constants, "k": 1, "exp": math.exp, "log": math.log}
+    lengths = {name: math.hypot(*components) for name, components in point.items()}
+    names: dict[str, Any] = {
+        **point,
+        **distances(point),
+        **constants,
+        "exp": math.exp,
+        "log": math.log,
+        "sign": np.sign,
+        "abs": abs,
+        **{f"norm_{name}": length for name, length in lengths.items()},
+        **{f"unit_{name}": [c / lengths[name] for c in components] for name, components in point.items()},
+        "total": lambda term: sum(map(term, range(2))),
+    }
     for name, formula in product["formulas"].items():
-        text = formula.replace("^", "**").replace(", otherwise", " else")
         if name.endswith("(t)"):
-            names[name.removesuffix("(t)")] = eval(f"lambda t: {text}", names)
-        elif not name.startswith("d"):  # the distances are given above
-            names[name] = eval(text, names)
+            names[name.removesuffix("(t)")] = eval(f"lambda t: {code_of(formula)}", names)
+        elif name.endswith("[k]"):
+            names[name.removesuffix("[k]")] = [eval(code_of(formula), {**names, "k": k}) for k in range(2)]
+        elif name and not name.startswith(("d", "unit")):  # the distances are given above, and unit vectors
+            names[name] = eval(code_of(formula), names)
     assert names["L"] == pytest.approx(value(point))
     for name, (first, second) in point.items():
         high, low = (value({**point, name: [first, second + h]}) for h in (1e-6, -1e-6))
         slope = (high - low) / 2e-6
         assert abs(slope) > 1e-3  # a wrong sign or factor would be seen
-        assert eval(product["formulas"][f"dL/d{name}[k]"].replace("^", "**"), names) == pytest.approx(slope, rel=1e-7)
+        assert names[f"dL/d{name}"][1] == pytest.approx(slope, rel=1e-7)
 
 
 def test_list_has_a_line_for_every_norm_loss_and_target() -> None:
@@ -356,6 +370,7 @@ def test_list_as_json_has_the_same_names() -> None:
     assert {kind: [*names] for kind, names in listed.items()} == {
         "norms": [*DISTANCES],
         "losses": [*LOSSES],
+        "parity modes": [*PARITY],
         "targets": [*targets()],
     }
 

@@ -500,7 +500,7 @@ def test_own_losses_stand_beside_those_of_the_catalogue(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     products = json.loads(result.output)["products"]
-    assert [p["loss"] for p in products] == ["hinge", "hinge", "plain", "plain"]
+    assert [p["loss"] for p in products] == ["hinge"] * len(DISTANCES) + ["plain"] * len(DISTANCES)
     checked = run("--check", "-o", str(tmp_path))
     assert checked.exit_code == 0, checked.output
 

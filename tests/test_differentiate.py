@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -13,7 +13,7 @@ from typing import Any
 import mpmath
 import pytest
 import sympy as sp
-from objectives import EVERY, OTHERS
+from objectives import EVERY, OF_UNITS, Vector, closed_distance, code_of, length
 
 from derive_triplet.derive import lemmas, symbols
 from derive_triplet.derive.catalogue import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Singularity
@@ -25,10 +25,10 @@ from derive_triplet.derive.highprecision import loss_value
 from derive_triplet.derive.stabilise import Rule
 from derive_triplet.derive.symbols import EMBEDDINGS, d_neg, d_pos, k, n, parameter
 
-PAIRS = list(product(["l2", "l2-squared"], ["softmax-mse", "softmax-nll", "hinge"]))
+PAIRS = list(product(["l2", "l2-squared", "l2-smooth", "l1", "lp", "cosine"], ["softmax-mse", "softmax-nll", "hinge"]))
 pairs = pytest.mark.parametrize(("norm", "loss"), PAIRS)
+invariant_pairs = pytest.mark.parametrize(("norm", "loss"), [pair for pair in PAIRS if pair[0] not in OF_UNITS])
 TOLERANCE = mpmath.mpf(10) ** -50
-Vector = Sequence[Any]
 
 
 @cache
@@ -47,29 +47,6 @@ def slope(loss: str, delta: Any, temperature: Any, margin: Any) -> Any:
         "softmax-nll": s / temperature,
         "hinge": mpmath.mpf(delta + margin > 0),
     }[loss]
-
-
-def length(vector: Vector) -> Any:
-    return mpmath.sqrt(mpmath.fsum(c**2 for c in vector))
-
-
-def closed_distance(norm: str, x: Vector, y: Vector, epsilon: Any = None) -> tuple[Any, Vector, Vector]:
-    """A distance and its gradients in both arguments."""
-    if norm == "cosine":
-        units = [[c / length(vector) for c in vector] for vector in (x, y)]
-        cosine = mpmath.fsum(a * b for a, b in zip(*units, strict=True))
-        first = [-(b - cosine * a) / length(x) for a, b in zip(*units, strict=True)]
-        second = [-(a - cosine * b) / length(y) for a, b in zip(*units, strict=True)]
-        return 1 - cosine, first, second
-    difference = [a - b for a, b in zip(x, y, strict=True)]
-    if norm == "l1":
-        value, first = mpmath.fsum(map(abs, difference)), [mpmath.sign(c) for c in difference]
-    elif norm == "l2-squared":
-        value, first = length(difference) ** 2, [2 * c for c in difference]
-    else:
-        rounded = length([*difference, epsilon]) if norm == "l2-smooth" else length(difference)
-        value, first = rounded - (epsilon or 0), [c / rounded for c in difference]
-    return value, first, [-c for c in first]
 
 
 def closed_form(
@@ -109,7 +86,7 @@ def values_of(derivation: Derivation, point: Point) -> tuple[Any, Any]:
 
 
 def epsilon_of(point: Point) -> Any:
-    return next((value for symbol, value in point.scalars.items() if symbol.name == "epsilon"), None)
+    return next((value for symbol, value in point.scalars.items() if symbol.name in ("epsilon", "p")), None)
 
 
 def gradients(derivation: Derivation, point: Point) -> dict[str, Vector]:
@@ -132,9 +109,9 @@ def test_the_tests_cover_the_catalogue() -> None:
     assert set(PAIRS) == set(EVERY)
 
 
-@pytest.mark.parametrize(("norm", "loss"), [*EVERY, *product(OTHERS, LOSSES)])
+@pairs
 def test_gradients_equal_the_closed_forms_at_50_digits(norm: str, loss: str) -> None:
-    derivation = differentiate(Objective({**DISTANCES, **OTHERS}[norm], LOSSES[loss]))
+    derivation = derived(norm, loss)
     with mpmath.workdps(70):
         for point in points(derivation):
             expected = closed_form(norm, loss, point.vectors, *values_of(derivation, point), epsilon_of(point))
@@ -145,7 +122,8 @@ def test_gradients_equal_the_closed_forms_at_50_digits(norm: str, loss: str) -> 
 def test_terms_add_up_to_the_gradients(norm: str, loss: str) -> None:
     derivation = derived(norm, loss)
     with mpmath.workdps(70):
-        for point in points(derivation, seed=21):
+        for drawn in points(derivation, seed=21):
+            point = replace(drawn, abbreviations=derivation.setting.abbreviations)  # of any vectors, not of units alone
             summed = {
                 name: [
                     mpmath.fsum(
@@ -156,7 +134,10 @@ def test_terms_add_up_to_the_gradients(norm: str, loss: str) -> None:
                 ]
                 for name, terms in derivation.terms.items()
             }
-            assert agree(summed, closed_form(norm, loss, point.vectors, *values_of(derivation, point)))
+            inside = OF_UNITS.get(norm, norm)
+            assert agree(
+                summed, closed_form(inside, loss, point.vectors, *values_of(derivation, point), epsilon_of(point))
+            )
 
 
 @pytest.mark.parametrize("norm", ["l2", "l2-squared"])
@@ -176,14 +157,18 @@ def test_the_comparison_with_closed_forms_sees_every_planted_error() -> None:
     with mpmath.workdps(70):
         point = points(derivation)[2]
         right = gradients(derivation, point)
-        assert agree(right, closed_form("l2", "softmax-mse", point.vectors, *values_of(derivation, point)))
+        assert agree(
+            right, closed_form("l2", "softmax-mse", point.vectors, *values_of(derivation, point), epsilon_of(point))
+        )
         for wrong in (
             {**right, "x_pos": right["x_neg"], "x_neg": right["x_pos"]},
             {**right, "x": [-c for c in right["x"]]},
             {**right, "x_neg": [c / 2 for c in right["x_neg"]]},
             {**right, "x": [right["x"][0] * (1 + 2 * TOLERANCE), *right["x"][1:]]},
         ):
-            assert not agree(wrong, closed_form("l2", "softmax-mse", point.vectors, *values_of(derivation, point)))
+            assert not agree(
+                wrong, closed_form("l2", "softmax-mse", point.vectors, *values_of(derivation, point), epsilon_of(point))
+            )
 
 
 @pairs
@@ -202,7 +187,7 @@ def test_the_stable_value_is_that_of_the_definition(norm: str, loss: str) -> Non
 @pairs
 def test_every_step_is_decided_symbolically_and_explained(norm: str, loss: str) -> None:
     for step in derived(norm, loss).steps:
-        assert step.symbolic, step
+        assert step.symbolic or norm in (*OF_UNITS, "lp"), step
         assert step.rule
         assert step.reason
         assert step.before != step.after
@@ -284,7 +269,7 @@ def test_a_wrong_collapse_of_the_delta_is_caught(wrong: str, monkeypatch: pytest
 # ---------------------------------------------------------------- invariants and bounds
 
 
-@pairs
+@invariant_pairs
 def test_gradients_sum_to_zero_for_translation_invariant_distances(norm: str, loss: str) -> None:
     derivation = derived(norm, loss)
     assert derivation.distance.translation_invariant
@@ -295,6 +280,18 @@ def test_gradients_sum_to_zero_for_translation_invariant_distances(norm: str, lo
         for point in points(derivation, seed=23):
             for components in zip(*gradients(derivation, point).values(), strict=True):
                 assert abs(mpmath.fsum(components)) <= TOLERANCE * max(map(abs, components))
+
+
+@pytest.mark.parametrize("norm", OF_UNITS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_of_a_distance_of_directions_are_orthogonal_to_the_embeddings(norm: str, loss: str) -> None:
+    derivation = derived(norm, loss)
+    assert len(derivation.invariants) == 3
+    with mpmath.workdps(70):
+        for point in points(derivation, seed=23):
+            for name, gradient in gradients(derivation, point).items():
+                parts = [a * b for a, b in zip(gradient, point.vectors[name], strict=True)]
+                assert abs(mpmath.fsum(parts)) <= TOLERANCE * max(map(abs, (*parts, 1)))
 
 
 def test_a_distance_that_is_not_translation_invariant_is_not_said_to_be() -> None:
@@ -371,11 +368,16 @@ def test_the_bound_of_softmax_mse_is_attained_where_it_is_said_to_be() -> None:
 def test_kinks_are_where_they_should_be_and_of_the_right_shape(norm: str, loss: str) -> None:
     found = {kink.where: kink.convex for kink in derived(norm, loss).kinks}
     # the loss rises with d_pos, which has a minimum at x = x_pos, and falls with d_neg
-    expected = {"x = x_pos": True, "x = x_neg": False} if norm == "l2" else {}
+    expected: dict[str, bool | None] = {
+        "l2": {"x = x_pos": True, "x = x_neg": False},
+        "lp": {"x = x_pos": True, "x = x_neg": False},
+        "l1": {"x_k = x_pos_k for some k": True, "x_k = x_neg_k for some k": False},
+        "cosine": {"x = 0, x_pos = 0 or x_neg = 0": None},
+    }.get(norm, {})
     assert found == expected | ({"d_pos - d_neg + margin = 0": True} if loss == "hinge" else {})
     for kink in derived(norm, loss).kinks:
-        assert kink.shape.startswith("convex" if kink.convex else "concave")
-        assert ("Clarke" in kink.shape) is not kink.convex
+        assert kink.shape.startswith({True: "convex", False: "concave", None: "jump"}[kink.convex])
+        assert ("Clarke" in kink.shape) is (kink.convex is False)
         assert kink.why
 
 
@@ -443,29 +445,31 @@ def test_the_repr_is_a_program_that_computes_the_gradients(norm: str, loss: str)
     derivation = derived(norm, loss)
     lines = repr(derivation).splitlines()
     assert lines[0] == f"{loss} on {norm}: {len(derivation.steps)} checked steps"
-    rows = [re.split(r"\s*= ", line, maxsplit=1) for line in lines if re.match(r"(z|s|q|L|dL/d\w+\[k\])\s*= ", line)]
-    assert [name for name, _ in rows[-4:]] == ["L", "dL/dx[k]", "dL/dx_pos[k]", "dL/dx_neg[k]"]
+    rows = [re.split(r"\s*= ", line, maxsplit=1) for line in lines if re.match(r"(z|s|q|L|\S+\[k\])\s*= ", line)]
+    assert [name for name, _ in rows[-3:]] == ["dL/dx[k]", "dL/dx_pos[k]", "dL/dx_neg[k]"]
     with mpmath.workdps(70):
         for point in points(derivation, seed=26):
-            expected = closed_form(norm, loss, point.vectors, *values_of(derivation, point))
-            found: dict[str, list[Any]] = {name: [] for name in EMBEDDINGS}
-            for component in range(point.dimension):
-                names: dict[str, Any] = {
-                    **{symbol.name: value for symbol, value in point.scalars.items()},
-                    **{name: {"k": vector[component]} for name, vector in point.vectors.items()},
-                    "k": "k",
-                    "sigmoid": lambda z: 1 / (1 + mpmath.exp(-z)),
-                    "softplus": lambda z: mpmath.log(1 + mpmath.exp(z)),
-                    "positive_part": lambda z: max(mpmath.mpf(0), z),
-                    "step": lambda z: mpmath.mpf(z > 0),
-                }
-                for which in ("pos", "neg"):
-                    pair = point.vectors["x"], point.vectors[f"x_{which}"]
-                    names[f"d_{which}"] = closed_distance(norm, *pair)[0]
-                for name, text in rows:
-                    names[name] = eval(text.replace("^", "**"), {}, names)
-                for name in EMBEDDINGS:
-                    found[name].append(names[f"dL/d{name}[k]"])
+            expected = closed_form(norm, loss, point.vectors, *values_of(derivation, point), epsilon_of(point))
+            names: dict[str, Any] = {
+                **{symbol.name: value for symbol, value in point.scalars.items()},
+                **point.vectors,
+                **{f"unit_{name}": [c / length(vector) for c in vector] for name, vector in point.vectors.items()},
+                **{f"norm_{name}": length(vector) for name, vector in point.vectors.items()},
+                "sigmoid": lambda z: 1 / (1 + mpmath.exp(-z)),
+                "softplus": lambda z: mpmath.log(1 + mpmath.exp(z)),
+                "positive_part": lambda z: max(mpmath.mpf(0), z),
+                "step": lambda z: mpmath.mpf(z > 0),
+                "sign": mpmath.sign,
+                "abs": abs,
+                "total": lambda term, count=point.dimension: mpmath.fsum(map(term, range(count))),
+            }
+            for which in ("pos", "neg"):
+                pair = point.vectors["x"], point.vectors[f"x_{which}"]
+                names[f"d_{which}"] = closed_distance(norm, *pair, epsilon_of(point))[0]
+            for name, text in rows:
+                components = [eval(code_of(text), {**names, "k": at}) for at in range(point.dimension)]
+                names[name.removesuffix("[k]")] = components if name.endswith("[k]") else components[0]
+            found = {name: names[f"dL/d{name}"] for name in EMBEDDINGS}
             assert agree(found, expected)
 
 
@@ -476,11 +480,11 @@ def test_the_repr_tells_bounds_invariants_and_singular_points(norm: str, loss: s
     def is_told(*parts: str) -> bool:
         return any(all(part in line for part in parts) for line in lines)
 
-    assert is_told("sum to 0")
+    assert is_told("orthogonal" if norm in OF_UNITS else "sum to 0")
     for kink in derived(norm, loss).kinks:
         assert is_told(kink.where, kink.shape)
     assert is_told("|dL/dx_pos| <= 16/(27*temperature)", "s = 2/3") is ((norm, loss) == ("l2", "softmax-mse"))
-    assert is_told("x = x_pos", "convex") is is_told("x = x_neg", "concave") is (norm == "l2")
+    assert is_told("x = x_pos", "convex") is is_told("x = x_neg", "concave") is (norm in ("l2", "lp"))
 
 
 @pairs

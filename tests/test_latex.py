@@ -16,7 +16,7 @@ from objectives import COVER, named
 from derive_triplet import DISTANCES, LOSSES, Objective, differentiate, generate
 from derive_triplet.derive import symbols
 from derive_triplet.derive.evaluate import Point, evaluate
-from derive_triplet.derive.functions import positive_part, sigmoid, softplus, step
+from derive_triplet.derive.functions import absolute, positive_part, sigmoid, signum, softplus, step
 from derive_triplet.derive.latex import WIDE, broken, escape, to_latex, width
 from derive_triplet.derive.proof import Line
 from derive_triplet.derive.steps import DIGITS, Setting
@@ -35,10 +35,10 @@ class Reader:
     """
 
     TOKEN = re.compile(
-        r"\\frac|\\partial|\\hat\{x\}|\\[lr]Vert|\\sqrt|\\sum|\\delta|\\sigma|\\log|\\max|\\operatorname\{softplus\}|\\mathbf\{1\}"
-        r"|\\left[(\[]|\\right[)\]]|\\mathit\{\w+\}|\d+|[a-zA-Z]|[-+/^_{}(),=>]|\\,"
+        r"\\frac|\\partial|\\hat\{x\}|\\[lr]Vert|\\sqrt|\\sum|\\delta|\\sigma|\\log|\\max|\\epsilon|\\operatorname\{(?:softplus|sign)\}|\\mathbf\{1\}"
+        r"|\\left[(\[|]|\\right[)\]|]|\\mathit\{\w+\}|\d+|[a-zA-Z]|[-+/^_{}(),=>]|\\,"
     )
-    ENDS = frozenset(("+", "-", "}", ")", ",", "=", ">", "/", r"\right)", r"\right]", ""))
+    ENDS = frozenset(("+", "-", "}", ")", ",", "=", ">", "/", r"\right)", r"\right]", r"\right|", ""))
 
     def __init__(self, text: str, names: Mapping[str, sp.Expr]) -> None:
         self.tokens, self.names = [*self.TOKEN.findall(text), ""], names
@@ -173,6 +173,11 @@ class Reader:
             self.take(token)
         return positive_part(inside)
 
+    def absolute(self) -> sp.Expr:
+        inside = self.sum()
+        self.take(r"\right|")
+        return absolute(inside)
+
     def step(self) -> sp.Expr:
         def condition() -> sp.Expr:
             left = self.sum()
@@ -199,14 +204,16 @@ _ATOMS: dict[str, Callable[[Reader], sp.Expr]] = {
     r"\sigma": Reader.sigmoid,
     r"\delta": Reader.delta,
     r"\left[": Reader.positive_part,
+    r"\left|": Reader.absolute,
     r"\mathbf{1}": Reader.step,
     r"\max": Reader.maximum,
     r"\sqrt": lambda reader: sp.sqrt(reader.braced()),
     r"\log": lambda reader: sp.log(reader.argument()),
     r"\operatorname{softplus}": lambda reader: softplus(reader.argument()),
+    r"\operatorname{sign}": lambda reader: signum(reader.argument()),
 }
 
-WRITTEN = {"temperature": "T", "margin": "m", "d_pos": "d_{+}", "d_neg": "d_{-}"}
+WRITTEN = {"temperature": "T", "margin": "m", "epsilon": r"\epsilon", "d_pos": "d_{+}", "d_neg": "d_{-}"}
 EMBEDDINGS = {"x": "x", "x_pos": "x^{+}", "x_neg": "x^{-}"}
 UNITS = {latex.replace("x", r"\hat{x}"): symbols.UNITS[e] for e, latex in EMBEDDINGS.items()}
 COMPONENTS = {
@@ -288,6 +295,10 @@ DELICATE = {
     "sum before a term": SUMS + A,
     "sum times a name": SUMS * A,
     "sum of a sum of terms": sp.Sum(x[i] + y[i], (i, 1, n)),
+    "sum of a negative": sp.Sum(-x[i] * y[i], (i, 1, n)),
+    "derivative of a negative": sp.Derivative(-SUMS, x[k]),
+    "sum of absolute values": sp.Sum(absolute(x[i] - y[i]), (i, 1, n)),
+    "sign of a difference": A * signum(x[k] - y[k]),
     "product of sums": sp.Mul(A + B, B - C),
     "sum over a name": (A + B) / C,
     "quotient of sums": (A + B) / (B + C),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from objectives import COVER
+from objectives import COVER, closed_distance
 
 from derive_triplet import DISTANCES, LOSSES, Objective
 from derive_triplet.derive import pictures
@@ -76,12 +76,14 @@ def test_a_curve_ends_where_it_leaves_the_picture() -> None:
 def descent(norm: str, loss: str, x: float, y: float) -> tuple[float, float]:
     """Minus the gradient of L in the anchor, from the closed forms; where the distances are 0 it takes the 0."""
 
-    def distance_and_gradient(other: tuple[float, float]) -> tuple[float, tuple[float, float]]:
-        u = (x - other[0], y - other[1])
-        length = math.hypot(*u)
-        if norm == "l2":
-            return length, ((u[0] / length, u[1] / length) if length else (0.0, 0.0))
-        return length**2, (2 * u[0], 2 * u[1])
+    epsilon = next((p.default for p in DISTANCES[norm].parameters), None)
+
+    def distance_and_gradient(other: tuple[float, float]) -> tuple[float, list[float]]:
+        if ((x, y) == other and norm in ("l2", "cosine")) or (norm == "cosine" and not (x or y)):
+            # a zero vector is its own unit vector, half of 1 away from others
+            return (0.5 if norm == "cosine" and (x, y) != other else 0.0), [0.0, 0.0]
+        value, first, _ = closed_distance(norm, (x, y), other, epsilon)
+        return float(value), [float(c) for c in first]
 
     (near, toward), (far, away) = distance_and_gradient(X_POS), distance_and_gradient(X_NEG)
     slope = SLOPE[loss](near - far)

@@ -48,6 +48,7 @@ class CaffeTarget(Target):
                     "param_str": param_str(example.parameters) if example.parameters != defaults else "",
                     "inputs": _initializer(example.inputs),
                     "loss": repr(example.loss),
+                    "losses": ", ".join(map(repr, example.losses)),
                     "gradients": _initializer(example.gradients),
                 }
                 for defaults in [settings.values(derivation.objective)]

@@ -21,6 +21,7 @@ class CppPrinter(InfixPrinter):
 
     functions = {
         "sqrt": "square_root",
+        "pow": "power",
         "exp": "exponential",
         "log": "logarithm",
         "log1p": "log_of_one_plus",
@@ -40,12 +41,15 @@ class CppPrinter(InfixPrinter):
     def integer(self, value: int) -> str:
         return f"T({value})"
 
+    def decimal(self, text: str) -> str:
+        return f"T({text})"
+
 
 class ShortCppPrinter(ShortLines, CppPrinter):
-    pass
+    """For the lines of products, which are long."""
 
 
-_LEAST = {"positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
+_LEAST = {"at least 1": ">= 1", "positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
 """What stands behind a parameter in the test of its domain."""
 
 

@@ -29,6 +29,7 @@ class CudaTarget(Target):
         return {
             **row_slots(kernel),
             "product": product_slots(kernel),
+            "fits_twice": _fits_twice(kernel),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],
             "warp": WARP,
             "block": BLOCK,
@@ -46,3 +47,16 @@ class CudaTarget(Target):
         from ..verify.compiled import methods
 
         return nullcontext(methods(product))
+
+
+def _fits_twice(kernel: RowKernel) -> bool:
+    """Whether two blocks of the kernel that holds the longest rows fit on a multiprocessor, without spilling.
+
+    As the compiler reports it: a second stage takes more registers than there are, and so do a hypotenuse, and numbers
+    that are added to components.
+    """
+    from sympy import Add
+
+    sums = [total for reduction in kernel.reductions for total in reduction.term.atoms(Add)]
+    adds_numbers = any(total.as_coeff_Add()[0] for total in sums)
+    return len(kernel.stages) == 1 and "hypot" not in kernel.functions and not adds_numbers

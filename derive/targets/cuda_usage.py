@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DeriveTripletError
-from ..launches import FLOAT_TYPES, REDUCTION_THREADS, THREADS, kernels, qualified
+from ..launches import FLOAT_TYPES, REDUCTION_THREADS, REDUCTIONS, THREADS, kernels, qualified
 from .base import Product, Settings, Target
 from .cuda import CudaTarget
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _WARPS = {"sm_75": 32, "sm_80": 64, "sm_90": 64, "sm_100": 64}
 # the same for all of these: registers of a multiprocessor, and of a warp at once
 _REGISTERS, _ALLOCATED = 65_536, 256
-_MOVED = {"forward_backward_long": 9, "forward_backward": 6, "forward": 3, "backward": 6, "hvp": 0, "reduce": 0}
+_MOVED = {"forward_backward_long": 9, "forward_backward": 6, "forward": 3, "backward": 6}
 
 
 class CudaUsageTarget(Target):
@@ -93,8 +93,8 @@ def _table(registers: Mapping[str, Mapping[str, int]]) -> list[str]:
     rows = [("kernel", "moved", *_WARPS), ("---", "--:", *("--:" for _ in _WARPS))]
     for kernel, by_architecture in registers.items():
         name = kernel.partition("<")[0]
-        threads = REDUCTION_THREADS if name == "reduce" else THREADS
+        threads = REDUCTION_THREADS if name in REDUCTIONS else THREADS
         cells = (f"{n}, {resident_warps(a, n, threads)}" for a, n in by_architecture.items())
-        rows.append((f"`{kernel}`", str(_MOVED[name] or ""), *cells))
+        rows.append((f"`{kernel}`", str(_MOVED.get(name, "")), *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]

@@ -42,11 +42,12 @@ class LatexTarget(Target):
             bounded,
             entering,
             farthest_units,
+            fit_beside,
             prove,
             side_by_side,
             where,
         )
-        from ..symbols import parameter
+        from ..symbols import pairs_of, parameter
         from ..table import EXAMPLE, least_on_units, loss_at
 
         objective = derivation.objective
@@ -62,12 +63,18 @@ class LatexTarget(Target):
             "companion": companion,
             "comparison": side_by_side(proof) if companion else (),
             "anchor_cancels": anchor_cancels(proof),
+            "means_apart": (1,) if fit_beside(proof, "mean x_pos", "mean x_neg") else (1, 2),
             "f": proof.formulas,
             "g": proof.companion_formulas,
             "embeddings": tuple(EMBEDDINGS.items()),
             "normalized": objective.of_units,
             "apart": lambda first, second: apart(objective.distance, {"x": first, "y": second}),
-            "vectors": entering(derivation),
+            "vectors": (vectors := entering(derivation)),
+            "pairs": {
+                to_latex(which): tuple(vectors[str(vector)] for vector in pair)
+                for which, pair in pairs_of(objective.loss).items()
+            },
+            "zip": zip,
             "units": UNITS,
             "at_units": AT_UNITS,
             "norms": NORMS,
@@ -120,12 +127,17 @@ def _layers_of_distance(derivation: Derivation, values: Mapping[str, float]) -> 
 
 def _in_words(layer: Layer) -> str:
     from ..compose import SHIFT
+    from ..latex import exactly
     from ..layers import single
 
     fields = {name: value for message in layer.parameters.values() for name, value in message.items()}
     found = [rf"\texttt{{{fields['operation']}}}"] if layer.type == "Reduction" else []
     if layer.type == "Power":
         named = (("exponent", "power"), ("factor", "scale"), ("shift", "shift"))
-        found = [f"{word} ${single(fields[name])}$" for word, name in named if name in fields and fields[name] != SHIFT]
+        found = [
+            f"{word} ${exactly(float(single(fields[name])))}$"
+            for word, name in named
+            if name in fields and fields[name] != SHIFT
+        ]
         found += ["a small shift"] * (fields.get("shift") == SHIFT)
     return rf"\texttt{{{layer.type}}}" + (f" with {' and '.join(found)}" if found else "")

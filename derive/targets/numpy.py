@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from ..verify.report import Report
 
 _HELPERS = ("sigmoid", "softplus", "select", "masked_ratio")
-_LEAST = {"positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
+_REDUCED_BY = {"sum": "_sum", "max": "_largest"}
+_LEAST = {"at least 1": "1 <= ", "positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
 """What stands before a parameter in the test of its domain."""
 
 
@@ -32,6 +34,7 @@ class NumpyPrinter(InfixPrinter):
 
     functions = {
         "sqrt": "np.sqrt",
+        "pow": "np.power",
         "exp": "np.exp",
         "log": "np.log",
         "Abs": "np.abs",
@@ -56,41 +59,46 @@ class NumpyPrinter(InfixPrinter):
         scale = next((factor for factor in expr.args if factor in self.scales), None)
         return (f"_scaled({self(expr / scale)}, {scale})", ATOM) if scale else super()._print_Mul(expr)
 
-    def reduction(self, term: sp.Expr) -> str:
-        """The sum of a term over the columns."""
-        return f"_sum({self(term)})"
+    def reduction(self, term: sp.Expr, kind: str) -> str:
+        """A term reduced over the columns."""
+        return f"{_REDUCED_BY[kind]}({self(term)})"
 
 
 class ShortNumpyPrinter(ShortLines, NumpyPrinter):
+    """For lines of assignments, the most indented ones of which stand in loops of loops."""
+
     room = 76
 
 
-def _map(gradient: Assignment, printer: NumpyPrinter) -> tuple[str, str, str]:
-    """A gradient's name and printed value, and the scale by which that is multiplied last; '' for none."""
+def _slots(rescaled: Rescaled, vectors: Iterable[str], part: str) -> dict[str, Any]:
+    """The slots of a program on rows of some vectors; `part` names what a map is made of where it takes several lines.
+
+    The maps are assignments to the columns k of arrays of their names.
+    """
+    names = {name: f"{name}[:, k]" for name in vectors}
+    of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in rescaled.kernel.constants}
+    parameters = {parameter.name for parameter in rescaled.kernel.parameters}
+    scales = rescaled.scales.values()
+    mapped = ShortNumpyPrinter(names, scales)
+    printed = slots(rescaled, ShortNumpyPrinter(), ShortNumpyPrinter(names | of_row, scales), mapped)
+    for stage in printed["stages"]:  # a parameter that is taken into the rows
+        stage["scalars"] = [(n, f"np.full(len(x), {v})" if v in parameters else v) for n, v in stage["scalars"]]
+    return {
+        **printed,
+        "scale_names": [f"scale_{name}" for name in rescaled.scales],
+        "maps": [line for one in rescaled.kernel.maps for line in _map(one, mapped, part)],
+    }
+
+
+def _map(one: Assignment, printer: ShortLines, part: str) -> list[tuple[str, str]]:
+    """The lines of a map; a scale by which it is multiplied last is so in a line of its own."""
     from ..functions import product
 
-    value, scale = gradient.value.args if isinstance(gradient.value, product) else (gradient.value, "")
-    return gradient.name, printer(value), str(scale)
-
-
-def _product_slots(second: Rescaled, embeddings: Mapping[str, str]) -> dict[str, Any]:
-    """The slots of a Hessian-vector product."""
-    from ..functions import product
-
-    scales = second.scales.values()
-    of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in second.kernel.constants}
-    mapped = ShortNumpyPrinter(embeddings, scales)
-    reduced = ShortNumpyPrinter({**embeddings, **of_row}, scales)
-    slots_ = slots(second, ShortNumpyPrinter(), reduced, mapped)
-    maps = []
-    for one in second.kernel.maps:
-        value, scale = one.value.args if isinstance(one.value, product) else (one.value, None)
-        called = f"{one.name}[:, k]"
-        if scale is None:
-            maps += mapped.lines("h", value, called)
-        else:
-            maps += [*mapped.lines("h", value), (called, f"_scaled(h, {scale})")]
-    return {**slots_, "maps": maps, "scale_names": [f"scale_{name}" for name in second.scales]}
+    called = f"{one.name}[:, k]"
+    if not isinstance(one.value, product):
+        return printer.lines(part, one.value, called)
+    value, scale = one.value.args
+    return [*printer.lines(part, value), (called, f"_scaled({part}, {scale})")]
 
 
 class NumpyTarget(Target):
@@ -103,24 +111,15 @@ class NumpyTarget(Target):
         from ..hvp import product_of
         from ..rescale import rescale
 
-        rescaled = rescale(kernel)
-        scales = rescaled.scales.values()
-        embeddings = {name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")}
-        of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in kernel.constants}
-        own = slots(
-            rescaled, NumpyPrinter(), NumpyPrinter(embeddings | of_row, scales), NumpyPrinter(embeddings, scales)
-        )
-        second = product_of(kernel)
+        embeddings, second = ("x", "x_pos", "x_neg"), product_of(kernel)
+        own = _slots(rescale(kernel), embeddings, "g")
+        functions = kernel.functions | (second.kernel.functions if second else frozenset())
         return {
             **own,
-            "product": second
-            and _product_slots(second, embeddings | {f"d{name}": f"d{at}" for name, at in embeddings.items()}),
-            "maps": [_map(gradient, NumpyPrinter(embeddings, scales)) for gradient in rescaled.kernel.maps],
+            "product": second and _slots(second, (*embeddings, *(f"d{name}" for name in embeddings)), "h"),
             "squares": any("square" in function for stage in own["stages"] for _, function in stage["scales"]),
             "least": _LEAST,
-            "helpers": [
-                name for name in _HELPERS if name in kernel.functions | (second.kernel.functions if second else set())
-            ],
+            "helpers": [name for name in _HELPERS if name in functions],
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:
@@ -131,16 +130,18 @@ class NumpyTarget(Target):
         from ..verify.checks import DIMS, run_checks
         from ..verify.curvature import run_product_checks
         from ..verify.report import Report
+        from ..verify.weighting import REDUCTIONS, weighting_checks
 
         module, of, dtypes = load(product), product.objective, product.settings.dtypes
         values, invariant = product.settings.values(of), product.derivation.translation_invariant
-        full_range = rescale(product.kernel).full_range
-        dims = DIMS if thorough else ()
-        checks = run_checks(of, runner(module), dtypes, values, invariant, dims=dims, full_range=full_range)
+        full_range, dims = rescale(product.kernel).full_range, DIMS if thorough else ()
+        run = runner(module)
+        checks = run_checks(of, run, dtypes, values, invariant, dims=dims, full_range=full_range)
         if product_of(product.kernel):
-            run = product_runner(module)
-            checks += run_product_checks(of, run, dtypes, values, invariant, dims=dims, full_range=full_range)
-        return Report(self.name, f"run (NumPy {np.__version__})", checks)
+            products = product_runner(module)
+            checks += run_product_checks(of, products, dtypes, values, invariant, dims=dims, full_range=full_range)
+        weighted = [weighting_checks(run, dtype, values, ("none", *REDUCTIONS)) for dtype in dtypes]
+        return Report(self.name, f"run (NumPy {np.__version__})", (*checks, *chain(*weighted)))
 
     def methods(self, product: Product) -> AbstractContextManager[Sequence[Method]]:
         import numpy as np
@@ -160,14 +161,19 @@ def load(product: Product) -> ModuleType:
 
 
 def runner(module: ModuleType) -> Any:
-    """A `verify.checks.Runner` on a generated module; the loss is NaN where its two functions do not agree."""
+    """A `WeightedRunner` on a generated module; the loss is NaN where its two functions do not agree."""
     import numpy as np
 
     def run(
-        x: Any, x_pos: Any, x_neg: Any, parameters: Mapping[str, float], reduction: str = "none"
+        x: Any,
+        x_pos: Any,
+        x_neg: Any,
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+        weights: Any = None,
     ) -> tuple[Any, Sequence[Any]]:
-        loss, gradients = module.value_and_grad(x, x_pos, x_neg, reduction=reduction, **parameters)
-        alone = module.value(x, x_pos, x_neg, reduction=reduction, **parameters)
+        loss, gradients = module.value_and_grad(x, x_pos, x_neg, reduction=reduction, weights=weights, **parameters)
+        alone = module.value(x, x_pos, x_neg, reduction=reduction, weights=weights, **parameters)
         return np.where(np.equal(loss, alone), loss, np.nan), gradients
 
     return run

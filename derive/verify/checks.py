@@ -13,7 +13,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..formats import FORMATS, FloatFormat
-from ..highprecision import distance_between
+from ..highprecision import distance_between, distances_of
 from .reference import Exact, Reference, reference
 from .regimes import Array, Regime, regimes
 from .report import Check
@@ -109,7 +109,7 @@ def _checks_of_type(
         checks.append(_gradients_are_orthogonal(objective, runner, ordinary, dtype))
     checks.append(_reductions(runner, ordinary[-1], dtype))
     if shapes:
-        checks.append(_order(runner, dtype, {p.name: p.default for p in objective.parameters}, shapes))
+        checks.append(_order(objective, runner, dtype, shapes))
     if dtype == "float64":
         checks.append(_taylor_slope(runner, ordinary[-1]))
     return checks
@@ -179,8 +179,13 @@ def worst_errors(objective: Objective, runner: Runner, regime: Regime, dtype: st
         raise_worst("loss", row, [loss[row]], ulps([loss[row]], expected.loss, FORMATS[dtype].computed_in))
         for name, found in zip(EMBEDDINGS, gradients, strict=True):
             held = list(found[row] if regime.columns is None else found[row][list(regime.columns)])
-            errors = ulps(held, expected.gradients[name], dtype, floor)
-            if np.count_nonzero(found[row]) > np.count_nonzero(held):
+            exact = expected.gradients[name]
+            if regime.columns and regime.copies:  # the others are all alike
+                others = np.delete(found[row], regime.columns)
+                held += [others.min(), others.max()]
+                exact = Exact([*exact.value, exact.value[-1]], [*exact.scale, exact.scale[-1]])
+            errors = ulps(held, exact, dtype, floor)
+            if not regime.copies and np.count_nonzero(found[row]) > np.count_nonzero(held):
                 errors.append(math.inf)  # a component that nothing depends on
                 held.append(np.max(np.abs(found[row])))
             raise_worst(f"dL/d{name}", row, held, errors)
@@ -205,8 +210,8 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
 def point(objective: Objective, regime: Regime, row: int) -> str:
     """The distances and parameters of a row, for people."""
     rows = [[mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings]
-    pos, neg = (distance_between(objective, rows[0], other, regime.parameters) for other in rows[1:])
-    values = {"d_pos": pos, "d_neg": neg, **{name: mpmath.mpf(value) for name, value in regime.parameters.items()}}
+    distances = zip(objective.loss.distances, distances_of(objective, rows, regime.parameters), strict=True)
+    values = {**dict(distances), **{name: mpmath.mpf(value) for name, value in regime.parameters.items()}}
     return ", ".join(f"{name} = {mpmath.nstr(value, 6)}" for name, value in values.items())
 
 
@@ -240,10 +245,11 @@ def remember(
 def cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
     """The reference of one row, computed once for all targets and for both float types where the inputs are equal."""
     held = slice(None) if regime.columns is None else list(regime.columns)
-    rows = tuple(tuple(float(c) for c in embedding[row][held]) for embedding in regime.embeddings)
-    key = (objective, rows, tuple(sorted(regime.parameters.items())))
+    others = (0.0,) * bool(regime.copies)
+    rows = tuple((*(float(c) for c in embedding[row][held]), *others) for embedding in regime.embeddings)
+    key = (objective, rows, tuple(sorted(regime.parameters.items())), regime.copies)
     if key not in _references:
-        _references[key] = reference(objective, rows[0], rows[1], rows[2], regime.parameters)
+        _references[key] = reference(objective, rows[0], rows[1], rows[2], regime.parameters, regime.copies or 1)
     return _references[key]
 
 
@@ -262,7 +268,7 @@ def ulps(
     widest = FORMATS[range_of or dtype]
     half_of_largest = mpmath.ldexp(1, widest.largest_exponent - widest.precision)
     errors = []
-    for value, wanted, scale in zip(map(float, found), exact.value, exact.scale, strict=True):
+    for value, wanted, scale in zip(map(float, found), exact.value, exact.scale_in(epsilon), strict=True):
         if math.isnan(value):
             errors.append(math.nan)
         elif abs(wanted) - widest.largest >= half_of_largest:
@@ -324,7 +330,7 @@ def _gradients_are_orthogonal(objective: Objective, runner: Runner, batch: Itera
             exact = cached_reference(objective, regime, row).gradients
             for name, embedding, gradient in zip(EMBEDDINGS, regime.embeddings, gradients, strict=True):
                 x, g = (array[row].astype(np.float64) for array in (embedding, gradient))
-                size = np.abs(x) @ np.asarray(exact[name].scale, np.float64)
+                size = np.abs(x) @ np.asarray(exact[name].scale_in(FORMATS[dtype].eps), np.float64)
                 worst = _worst(worst, np.abs(x @ g), _unit(dtype, size))
     return Check("gradients orthogonal", "ordinary", dtype, worst, BOUND)
 
@@ -340,15 +346,16 @@ def _worst(so_far: float, errors: Array, unit: Array) -> float:
     return float(np.maximum(so_far, np.max(measured)))
 
 
-def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: Iterable[tuple[int, int]]) -> Check:
+def _order(objective: Objective, runner: Runner, dtype: str, shapes: Iterable[tuple[int, int]]) -> Check:
     """Reversing rows and components reverses the results: many rows, and rows too long to be held at once.
 
     It takes no reference to see that a row or a component is left out, counted twice or put in the wrong place.
     """
     random = np.random.Generator(np.random.PCG64(0))
     worst, computed_in = 0.0, FORMATS[dtype].computed_in
+    parameters = {p.name: p.default for p in objective.parameters}
     for shape in shapes:
-        size = 1 / math.sqrt(shape[1])  # distances of order 1, at which no loss magnifies rounding
+        size = _size(objective, shape[1], parameters)
         x, x_pos, x_neg = (FORMATS[dtype].rounded(random.uniform(-size, size, shape)) for _ in EMBEDDINGS)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
@@ -359,6 +366,13 @@ def _order(runner: Runner, dtype: str, parameters: Mapping[str, float], shapes: 
         least = np.maximum(np.abs(loss.astype(np.float64)), 1)
         worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), FORMATS[computed_in].eps * least)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)
+
+
+def _size(objective: Objective, dim: int, parameters: Mapping[str, float]) -> float:
+    """Of components, for distances of order 1 at most, at which no loss magnifies rounding."""
+    size = mpmath.mpf(1) / math.sqrt(dim)
+    apart = distance_between(objective, [size] * dim, [mpmath.mpf(0)] * dim, parameters)
+    return float(size / max(apart, 1))
 
 
 def _largest_of_rows(gradients: Array) -> Array:

@@ -35,7 +35,8 @@ def verify_pdf(product: Product, again: str, thorough: bool) -> Report:
     done, engine = product.facts["typeset"], product.facts["engine"]
     document, pdf = product.files
     complaints, wide = done.complaints, tuple[str, ...]()
-    if product.objective.loss.source:  # a formula of one's own may be wider than any page
+    loss = product.objective.loss
+    if loss.source or len(loss.distances) > 2:  # a formula of one's own may be wider than any page, as those of three
         wide = tuple(line for line in complaints if line.startswith("Overfull"))
         complaints = tuple(line for line in complaints if line not in wide)
     checks = [

@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 
 from ..catalogue import Objective
-from ..highprecision import distance_value, locus_value
+from ..highprecision import distances_of, locus_value
 from .reference import reference
 
 ROWS, DIM = 4, 6
@@ -28,12 +28,14 @@ class Example:
     """A batch of `ROWS` triplets of dimension `DIM`; loss and gradients are those of the mean, by the reference.
 
     inputs, gradients: of x, x_pos and x_neg, each all rows in one sequence.
+    losses: of the rows.
     """
 
     title: str
     parameters: Mapping[str, float]
     inputs: tuple[Row, Row, Row]
     loss: float
+    losses: Row
     gradients: tuple[Row, Row, Row]
 
 
@@ -64,10 +66,10 @@ def _ordinary(objective: Objective, parameters: Mapping[str, float]) -> Iterator
 
 
 def _is_away_from_kinks(objective: Objective, triplet: Triplet, parameters: Mapping[str, float]) -> bool:
-    x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in triplet)
-    d_pos, d_neg = (distance_value(objective.distance, x, other, parameters) for other in (x_pos, x_neg))
+    embeddings = [[mpmath.mpf(c) for c in embedding] for embedding in triplet]
+    d_pos, d_neg, *others = distances_of(objective, embeddings, parameters)
     loci = (kink.locus for kink in objective.loss.singularities)
-    return all(abs(locus_value(objective.loss, locus, d_pos, d_neg, parameters)) > _AWAY for locus in loci)
+    return all(abs(locus_value(objective.loss, locus, d_pos, d_neg, parameters, *others)) > _AWAY for locus in loci)
 
 
 def _example(objective: Objective, title: str, parameters: Mapping[str, float], rows: Sequence[Triplet]) -> Example:
@@ -77,5 +79,6 @@ def _example(objective: Objective, title: str, parameters: Mapping[str, float], 
         tuple(float(c / len(rows)) for row in exact for c in row.gradients[name].value)
         for name in ("x", "x_pos", "x_neg")
     )
-    loss = float(mpmath.fsum(row.loss.value[0] for row in exact) / len(rows))
-    return Example(title, parameters, inputs, loss, gradients)  # type: ignore[arg-type]
+    losses = [row.loss.value[0] for row in exact]
+    mean = float(mpmath.fsum(losses) / len(rows))
+    return Example(title, parameters, inputs, mean, tuple(map(float, losses)), gradients)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from ..launches import (
     WARP,
     Start,
     fused_start,
+    mask_start,
     qualified,
     reduction,
     single_start,
@@ -31,6 +32,7 @@ from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
 from .selection import SHORT, Depth, is_held, is_in_two, lengths
+from .weighting import weighting_checks
 
 _SHAPES = ((1_003, 2), (3, 5_003))
 _ROWS = 3
@@ -59,6 +61,7 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
         _exactly("upstream gradient", dtype, partial(_upstream, runner, runs, parameters, dims)),
         _exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
         _exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
+        *weighting_checks(runner, dtype, parameters),
     ]
     if not (full_range and is_in_two(depth) and _far_exponent(dtype)):
         return checks
@@ -78,6 +81,7 @@ def execute_on_gpu(product: Product, dtype: str, compiled: Compiled, depth: Dept
         *_against_reference(product, runner, depth, at_once=False),
         _exactly("NaN stays in its row", dtype, partial(_isolated, runner, _runs(depth), parameters)),
         _measured("as simulated", "ordinary", dtype, 2 * BOUND, "ulp", partial(_apart, runner, simulated, parameters)),
+        *weighting_checks(runner, dtype, parameters),
     ]
     return [replace(check, name=f"GPU {check.name}") for check in checks]
 
@@ -130,7 +134,7 @@ def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
 
 
 class KernelRunner:
-    """A `checks.Runner` on the kernels of one float type, on new devices of a kind: simulated ones, or the GPU.
+    """A `WeightedRunner` on the kernels of one float type, on new devices of a kind: simulated ones, or the GPU.
 
     What a kernel may not do raises `ptx.PtxError`, where it is simulated.
     """
@@ -142,10 +146,19 @@ class KernelRunner:
         self.weights = rescale(product.kernel).saved_count
 
     def __call__(
-        self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
+        self,
+        x: Array,
+        x_pos: Array,
+        x_neg: Array,
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+        weights: Array | None = None,
     ) -> tuple[Any, Sequence[Array]]:
         factor = 1 / len(x) if reduction == "mean" else 1.0
-        layer = self.layer((x, x_pos, x_neg), parameters)
+        layer = self.layer((x, x_pos, x_neg), parameters, weights)
+        if reduction == "mean-active":
+            layer.fused()  # for the losses
+            layer.share()
         layer.fused(factor, busy=2)
         return (layer.loss() if reduction == "none" else layer.reduced(factor)), layer.gradients()
 
@@ -222,30 +235,49 @@ class Layer:
         """Loss and gradients at once; in fewer blocks than the launcher's, by `busy`, some of them take more rows."""
         start = fused_start(self.runner.scalar, *self.shape)
         arguments = [self.upstream, self.real(factor), self.losses, *self.outputs, *self.shape, self.parameters]
-        return self.launch(Start(start.kernel, -(-start.blocks // busy)), arguments, only)
+        launch = self.launch(Start(start.kernel, -(-start.blocks // busy)), [*self.inputs, *arguments], only)
+        self.mask()
+        return launch
 
     def in_two(self, factor: float = 1.0) -> None:
         """Forward, then backward."""
         forward, backward = (single_start(k, self.runner.scalar, *self.shape) for k in ("forward", "backward"))
-        self.launch(forward, [self.losses, self.weights, *self.shape, self.parameters])
-        self.launch(backward, [self.weights, self.upstream, self.real(factor), *self.outputs, *self.shape])
+        self.launch(forward, [*self.inputs, self.losses, self.weights, *self.shape, self.parameters])
+        arguments = [self.weights, self.upstream, self.real(factor), *self.outputs, *self.shape]
+        self.launch(backward, [*self.inputs, *arguments])
+        self.mask()
 
     def reduced(self, factor: float) -> Any:
-        """`factor` times the sum of the losses."""
+        """`factor` times the sum of the losses, each times its upstream gradient."""
         total = self.device.empty("total", (1,), self.losses.dtype)
-        kernel = self._kernel(reduction(self.runner.scalar))
-        self.device.launch(kernel, 1, REDUCTION_THREADS, [self.losses, np.float64(factor), total, self.shape[0]])
+        self._over_rows("reduce", [self.losses, self.upstream, np.float64(factor), total])
         return total.array()[0]
 
+    def share(self) -> None:
+        """Make the upstream gradients those of the mean over the active rows."""
+        share = self.device.empty("share", self.losses.array().shape, self.losses.dtype)
+        self._over_rows("active", [self.losses, self.upstream, share])
+        self.upstream = share
+
+    def mask(self) -> None:
+        """What launchers do last that were given upstream gradients."""
+        if self.upstream is not None:
+            self.launch(mask_start(self.runner.scalar, *self.shape), [self.upstream, *self.outputs, *self.shape])
+
+    def _over_rows(self, kernel: str, arguments: Sequence[Any]) -> None:
+        program = self._kernel(reduction(self.runner.scalar, kernel))
+        self.device.launch(program, 1, REDUCTION_THREADS, [*arguments, self.shape[0]])
+
     def real(self, value: float) -> Any:
+        """A number of the type that is computed in."""
         return self.losses.dtype.type(value)
 
     def _kernel(self, name: str) -> Any:
         return self.runner.module.kernel(qualified(self.runner.stem, name))
 
     def launch(self, start: Start, arguments: Sequence[Any], only: Sequence[int] | None = None) -> Any:
-        program = self._kernel(start.kernel)
-        return self.device.launch(program, start.blocks, THREADS, [*self.inputs, *arguments], blocks=only)
+        """Start a kernel; only: the blocks of it that are executed."""
+        return self.device.launch(self._kernel(start.kernel), start.blocks, THREADS, arguments, blocks=only)
 
 
 Run = Callable[..., object]
@@ -272,14 +304,16 @@ def _ones(runner: KernelRunner) -> dict[str, float]:
 def _upstream(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str, float], dims: Iterable[int]) -> int:
     """How many numbers differ from those of rows that have the upstream gradient as factor.
 
-    That a factor multiplies gradients is seen by the check of mean and sum.
+    That a factor multiplies gradients is seen by the check of mean and sum. The gradients of a row more, that holds NaN
+    and whose upstream gradient is 0, are 0.
     """
-    upstream, factor = np.array([1.0, 0.5, 4.0]), 4.0
+    upstream, factor = np.array([1.0, 0.5, 4.0, 0.0]), 4.0
     differ = 0
     for dim in dims:
-        batch = runner.batch(_ROWS, dim)
+        batch = runner.batch(_ROWS + 1, dim)
+        batch[0][-1] = np.nan
         rows = []
-        for row, other in enumerate(upstream.tolist()):
+        for row, other in enumerate(upstream[:_ROWS].tolist()):
             plain = runner.layer(batch, parameters)
             plain.fused(factor * other)
             rows.append([array[row] for array in plain.results()])
@@ -287,7 +321,8 @@ def _upstream(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str
         for run in runs:
             layer = runner.layer(batch, parameters, upstream)
             run(layer, factor)
-            differ += number_differing(layer.results(), wanted)
+            differ += number_differing((array[:_ROWS] for array in layer.results()), wanted)
+            differ += int(np.count_nonzero([gradient[_ROWS:] for gradient in layer.gradients()]))
     return differ
 
 

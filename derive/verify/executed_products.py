@@ -99,17 +99,23 @@ def _products(
     start = product_start(runner.scalar, *layer.shape)
     along = [layer.buffer(f"v of {name}", part) for name, part in zip(EMBEDDINGS, direction, strict=True)]
     arguments = [*along, layer.upstream, layer.real(factor), *layer.outputs, *layer.shape, layer.parameters]
-    layer.launch(Start(start.kernel, -(-start.blocks // busy)), arguments, only)
+    layer.launch(Start(start.kernel, -(-start.blocks // busy)), [*layer.inputs, *arguments], only)
+    layer.mask()
     return layer.gradients()
 
 
 def _upstream(runner: KernelRunner, parameters: Mapping[str, float]) -> int:
-    """How many numbers differ from those of rows that have the upstream gradient as factor."""
-    upstream, factor = np.array([1.0, 0.5, 4.0]), 4.0
-    batch, direction = runner.batch(_ROWS, SHORT), runner.batch(_ROWS, SHORT)[::-1]
+    """How many numbers differ from those of rows that have the upstream gradient as factor.
+
+    The products of a row more, that holds NaN and whose upstream gradient is 0, are 0.
+    """
+    upstream, factor = np.array([1.0, 0.5, 4.0, 0.0]), 4.0
+    batch = runner.batch(_ROWS + 1, SHORT)
+    batch[0][-1] = np.nan
+    direction = batch[::-1]
     found = _products(runner, batch, direction, parameters, factor, upstream)
-    differing = 0
-    for row, other in enumerate(upstream.tolist()):
+    differing = int(np.count_nonzero([part[_ROWS:] for part in found]))
+    for row, other in enumerate(upstream[:_ROWS].tolist()):
         wanted = _products(runner, batch, direction, parameters, factor * other)
         differing += number_differing([part[row] for part in found], [part[row] for part in wanted])
     return differing

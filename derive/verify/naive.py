@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from ..catalogue import Distance, Loss, Objective, Parameter
+from ..catalogue import PAIRS, Distance, Loss, Objective, Parameter
 from ..differentiate import Derivation
 from ..expression import Algebra
 from ..formats import FORMATS
 from ..printing import ATOM
 from ..steps import Setting
-from ..symbols import d, d_neg, d_pos
+from ..symbols import EMBEDDINGS, d, pairs_of
 from ..targets.numpy import NumpyPrinter
 from .checks import Runner
 from .regimes import Array
@@ -37,8 +37,8 @@ def naive(derivation: Derivation, dtype: str) -> Runner:
     number = FORMATS[FORMATS[dtype].computed_in].dtype.type
     algebra = _algebra(np, partial(np.asarray, dtype=number))
     written_out = Setting((), (), derivation.loss.introduced).spell_out(derivation.loss.definition)
-    distances = ("d_pos", "d_neg", *_names(objective.loss.parameters))
-    slopes = [_compiled(sp.diff(written_out, which), distances) for which in (d_pos, d_neg)]
+    distances = (*objective.loss.distances, *_names(objective.loss.parameters))
+    slopes = [_compiled(sp.diff(written_out, which), distances) for which in pairs_of(objective.loss)]
     arguments = ("x", "y", str(d), *_names(objective.distance.parameters))
     first, second = (_compiled(derivation.distance.gradients[of].result, arguments) for of in ("x", "y"))
 
@@ -49,21 +49,21 @@ def naive(derivation: Derivation, dtype: str) -> Runner:
         of_loss, of_distance = (_own(entry, values) for entry in (objective.loss, objective.distance))
         raw = [embedding.astype(number) for embedding in (x, x_pos, x_neg)]
         norms = [np.sqrt(np.sum(e * e, axis=1, keepdims=True)) if objective.of_units else 1 for e in raw]
-        a, b, c = (embedding / norm for embedding, norm in zip(raw, norms, strict=True))
-        to_pos, to_neg = (_distance(algebra, objective.distance, a, other, of_distance) for other in (b, c))
-        slope_pos, slope_neg = (slope(to_pos, to_neg, *of_loss.values()) for slope in slopes)
-        gradients = [
-            slope_pos * first(a, b, to_pos, *of_distance.values())
-            + slope_neg * first(a, c, to_neg, *of_distance.values()),
-            slope_pos * second(a, b, to_pos, *of_distance.values()),
-            slope_neg * second(a, c, to_neg, *of_distance.values()),
-        ]
+        units = [embedding / norm for embedding, norm in zip(raw, norms, strict=True)]
+        ends = _ends(objective, units)
+        to = [_distance(algebra, objective.distance, a, b, of_distance) for a, b in ends.values()]
+        parts: dict[str, list[Array]] = {}
+        for pair, (a, b), d_, slope in zip(ends, ends.values(), to, slopes, strict=True):
+            steep = slope(*to, *of_loss.values())
+            for name, gradient in zip(pair, (first, second), strict=True):
+                parts.setdefault(name, []).append(steep * gradient(a, b, d_, *of_distance.values()))
+        gradients = [sum(parts[name][1:], parts[name][0]) for name in EMBEDDINGS]
         if objective.of_units:
             gradients = [
                 (g - np.sum(g * unit, axis=1, keepdims=True) * unit) / norm
-                for g, unit, norm in zip(gradients, (a, b, c), norms, strict=True)
+                for g, unit, norm in zip(gradients, units, norms, strict=True)
             ]
-        return _loss(algebra, objective.loss, to_pos, to_neg, of_loss)[:, 0], _kept(gradients, dtype)
+        return _loss(algebra, objective.loss, to, of_loss)[:, 0], _kept(gradients, dtype)
 
     return run
 
@@ -81,9 +81,9 @@ def autograd(objective: Objective, dtype: str) -> Runner:
         values = {name: tensor(value) for name, value in parameters.items()}
         of_loss, of_distance = (_own(entry, values) for entry in (objective.loss, objective.distance))
         leaves: list[Any] = [tensor(embedding).requires_grad_() for embedding in (x, x_pos, x_neg)]
-        a, b, c = (e / torch.linalg.vector_norm(e, dim=1, keepdim=True) if objective.normalize else e for e in leaves)
-        to_pos, to_neg = (_distance(algebra, objective.distance, a, other, of_distance) for other in (b, c))
-        loss = _loss(algebra, objective.loss, to_pos, to_neg, of_loss)[:, 0]
+        used = [e / torch.linalg.vector_norm(e, dim=1, keepdim=True) if objective.normalize else e for e in leaves]
+        to = [_distance(algebra, objective.distance, a, b, of_distance) for a, b in _ends(objective, used).values()]
+        loss = _loss(algebra, objective.loss, to, of_loss)[:, 0]
         loss.sum().backward()
         return loss.detach().numpy(), _kept([leaf.grad.numpy() for leaf in leaves], dtype)
 
@@ -125,8 +125,15 @@ def _distance(algebra: Algebra, distance: Distance, x: Any, y: Any, parameters: 
     return distance.formula.read(algebra, parameters, {"x": lambda k: x, "y": lambda k: y})
 
 
-def _loss(algebra: Algebra, loss: Loss, to_pos: Any, to_neg: Any, parameters: Mapping[str, Any]) -> Any:
-    return loss.formula.read(algebra, {"d_pos": to_pos, "d_neg": to_neg, **parameters})
+def _loss(algebra: Algebra, loss: Loss, distances: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+    return loss.formula.read(algebra, {**dict(zip(loss.distances, distances, strict=True)), **parameters})
+
+
+def _ends(objective: Objective, embeddings: Sequence[Any]) -> dict[tuple[str, str], tuple[Any, Any]]:
+    """The pairs of embeddings that the distances of a loss are distances of, by name and as they are."""
+    named = dict(zip(EMBEDDINGS, embeddings, strict=True))
+    pairs = (PAIRS[which] for which in objective.loss.distances)
+    return {(first, second): (named[first], named[second]) for first, second in pairs}
 
 
 def _own(entry: Distance | Loss, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import mpmath
 
-from ..catalogue import Objective
+from ..catalogue import PAIRS, Objective
 from ..highprecision import distance_between, smooth_piece, unit, value_on_units
 from .reference import Exact, Slopes, component_scales, digits_of, distance_gradients, loss_slopes, step_of
 
@@ -47,10 +47,13 @@ def product(
     errors of the distances make of it; the second derivative of a distance is a term that may be as large as the
     product of the first ones over the distance.
     """
-    x, *others = ([mpmath.mpf(float(c)) for c in embedding] for embedding in embeddings)
-    v, *of_others = ([mpmath.mpf(float(c)) for c in part] for part in direction)
-    sides = [_side(objective, parameters, x, other, [*v, *w]) for other, w in zip(others, of_others, strict=True)]
-    n = len(x)
+    vectors, moves = (
+        {name: [mpmath.mpf(float(c)) for c in part] for name, part in zip(("x", "x_pos", "x_neg"), parts, strict=True)}
+        for parts in (embeddings, direction)
+    )
+    pairs = [PAIRS[which] for which in objective.loss.distances]
+    sides = [_side(objective, parameters, vectors[a], vectors[b], [*moves[a], *moves[b]]) for a, b in pairs]
+    n = len(vectors["x"])
     slopes, moved = _slopes(objective, parameters, sides)
     with mpmath.workdps(50):
         swings = _Swings(slopes, moved)
@@ -66,11 +69,12 @@ def product(
                     size, error = side.of_gradient(i, other)
                     scales[a][i] += swings.second[a][b] * size + abs(curvature) * error
                     magnified[a][i] += size + error
-        of = {
-            "x": Exact(_sum(part[:n] for part in values), _sum(part[:n] for part in scales)),
-            "x_pos": Exact(values[0][n:], scales[0][n:]),
-            "x_neg": Exact(values[1][n:], scales[1][n:]),
-        }
+
+        def total(name: str, of_sides: Sequence[Vector]) -> list[Any]:
+            halves = zip(pairs, of_sides, strict=True)
+            return _sum(part[n:] if pair.index(name) else part[:n] for pair, part in halves if name in pair)
+
+        of = {name: Exact(total(name, values), total(name, scales)) for name in vectors}
         return Product(of, max(max(part) for part in magnified))
 
 
@@ -81,46 +85,37 @@ def _sum(vectors: Iterable[Vector]) -> list[Any]:
 # ---------------------------------------------------------------- a loss
 
 
-@dataclass(frozen=True)
-class _Derivatives:
-    """First and second derivatives in (d_pos, d_neg)."""
-
-    first: tuple[Any, Any]
-    second: tuple[tuple[Any, Any], tuple[Any, Any]]
-
-
 class _Swings:
     """Sizes of derivatives with how much they change as the distances move by their own sizes."""
 
-    def __init__(self, slopes: Sequence[_Derivatives], moved: Sequence[Any]) -> None:
+    def __init__(self, slopes: Sequence[Slopes], moved: Sequence[Any]) -> None:
         here, *beside = slopes
-        both = (0, 1)
-        self.first = [abs(here.first[a]) + mpmath.fsum(moved[b] * abs(here.second[a][b]) for b in both) for a in both]
+        each = range(len(moved))
+        self.first = [abs(here.first[a]) + mpmath.fsum(moved[b] * abs(here.second[a][b]) for b in each) for a in each]
         self.second = [
             [
                 abs(here.second[a][b])
                 + mpmath.fsum(abs(there.second[a][b] - here.second[a][b]) / _SHIFT for there in beside)
-                for b in both
+                for b in each
             ]
-            for a in both
+            for a in each
         ]
 
 
 def _slopes(
     objective: Objective, parameters: Mapping[str, float], sides: Sequence[_Side]
-) -> tuple[list[_Derivatives], list[Any]]:
+) -> tuple[list[Slopes], list[Any]]:
     """The derivatives of a loss here, and with each of the distances moved; and how far these move."""
-    d_pos, d_neg = (side.distance for side in sides)
-    h = step_of(objective, parameters, d_pos, d_neg)
-    piece = partial(smooth_piece, objective.loss, d_pos, d_neg, parameters)
+    distances = [side.distance for side in sides]
+    h = step_of(objective, parameters, distances)
+    d_pos, d_neg, *others = distances
+    piece = partial(smooth_piece, objective.loss, d_pos, d_neg, parameters, *others)
     moved = [side.distance + side.moved for side in sides]
     with mpmath.workdps(80):
-        around = ((d_pos, d_neg), (d_pos + moved[0] * _SHIFT, d_neg), (d_pos, d_neg + moved[1] * _SHIFT))
-    return [_derivatives(loss_slopes(piece, a, b, h)) for a, b in around], moved
-
-
-def _derivatives(of: Slopes) -> _Derivatives:
-    return _Derivatives((of.pos, of.neg), ((of.pos_pos, of.pos_neg), (of.pos_neg, of.neg_neg)))
+        around = [distances]
+        for at, amount in enumerate(moved):
+            around.append([d + amount * _SHIFT * (at == which) for which, d in enumerate(distances)])
+    return [loss_slopes(piece, of, h) for of in around], moved
 
 
 # ---------------------------------------------------------------- a distance

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any
 
 import mpmath
 
-from ..catalogue import Objective
-from ..highprecision import distance_between, smooth_piece, unit, value_on_units
+from ..catalogue import PAIRS, Objective
+from ..highprecision import distance_between, distances_of, smooth_piece, unit, value_on_units
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
@@ -31,10 +31,18 @@ class Exact:
 
     A scale is the sum of the absolute values of all terms that were added up to the number, each with its first-order
     sensitivity to a relative error in the distances. Where nothing cancels it is about the number itself.
+
+    second: of what cannot be computed without rounding, such as unit vectors, the sensitivity of second order, which
+        counts where that of first order vanishes; empty for none.
     """
 
     value: Sequence[Any]
     scale: Sequence[Any]
+    second: Sequence[Any] = ()
+
+    def scale_in(self, eps: Any) -> list[Any]:
+        """The scales for a type with this unit in the last place."""
+        return [first + eps * then for first, then in zip_longest(self.scale, self.second, fillvalue=0)]
 
 
 @dataclass(frozen=True)
@@ -51,61 +59,66 @@ def reference(
     x_pos: Sequence[float],
     x_neg: Sequence[float],
     parameters: Mapping[str, float],
+    copies: int = 1,
 ) -> Reference:
-    """The loss and the gradients of one triplet of embeddings, each of length n."""
-    anchor, positive, negative = ([mpmath.mpf(float(c)) for c in embedding] for embedding in (x, x_pos, x_neg))
+    """The loss and the gradients of one triplet of embeddings, each of length n.
 
-    def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
-        return distance_between(objective, a, b, parameters)
-
-    toward = {
-        "pos": distance_gradients(objective, parameters, anchor, positive),
-        "neg": distance_gradients(objective, parameters, anchor, negative),
+    copies: for how many components, equal in each embedding, the last one stands; not of unit vectors.
+    """
+    vectors = {
+        name: [mpmath.mpf(float(c)) for c in embedding]
+        for name, embedding in (("x", x), ("x_pos", x_pos), ("x_neg", x_neg))
     }
+    loss = objective.loss
+    pairs = [PAIRS[which] for which in loss.distances]
+    toward = [distance_gradients(objective, parameters, vectors[a], vectors[b], copies) for a, b in pairs]
     with mpmath.workdps(80):
-        d_pos, d_neg = distance(anchor, positive), distance(anchor, negative)
+        distances = distances_of(objective, tuple(vectors.values()), parameters, copies)
 
-    def loss() -> Callable[[Any, Any], Any]:
-        return smooth_piece(objective.loss, d_pos, d_neg, parameters)
+    def piece() -> Callable[..., Any]:
+        d_pos, d_neg, *others = distances
+        return smooth_piece(loss, d_pos, d_neg, parameters, *others)
 
-    slopes = loss_slopes(loss, d_pos, d_neg, step_of(objective, parameters, d_pos, d_neg))
+    slopes = loss_slopes(piece, distances, step_of(objective, parameters, distances))
     with mpmath.workdps(50):
-        slope = {"pos": slopes.pos, "neg": slopes.neg}
-        moved_pos, moved_neg = d_pos + toward["pos"].moved, d_neg + toward["neg"].moved
-        swing = {  # how much a slope moves when the distances move by their own size
-            "pos": abs(slopes.pos) + moved_pos * abs(slopes.pos_pos) + moved_neg * abs(slopes.pos_neg),
-            "neg": abs(slopes.neg) + moved_pos * abs(slopes.pos_neg) + moved_neg * abs(slopes.neg_neg),
-        }
+        moved = [d + of.moved for d, of in zip(distances, toward, strict=True)]
+        swing = [  # how much a slope moves when the distances move by their own size
+            abs(slope) + mpmath.fsum(m * abs(second) for m, second in zip(moved, slopes.second[at], strict=True))
+            for at, slope in enumerate(slopes.first)
+        ]
 
-        def part(side: str, which: int) -> Exact:
-            exact = toward[side].gradients[which]
-            return Exact(
-                [slope[side] * component for component in exact.value],
-                [
-                    swing[side] * abs(component) + abs(slope[side]) * more
-                    for component, more in zip(exact.value, exact.scale, strict=True)
-                ],
-            )
+        # at most: how slopes bend, where units that round move distances that are 0
+        bend = mpmath.fsum(abs(second) for row in slopes.second for second in row) * objective.of_units
 
-        of_x = part("pos", 0), part("neg", 0)
-        gradients = {
-            "x": Exact(
-                [a + b for a, b in zip(of_x[0].value, of_x[1].value, strict=True)],
-                [a + b for a, b in zip(of_x[0].scale, of_x[1].scale, strict=True)],
-            ),
-            "x_pos": part("pos", 1),
-            "x_neg": part("neg", 1),
-        }
-        scale = abs(slopes.value) + moved_pos * abs(slopes.pos) + moved_neg * abs(slopes.neg)
-        return Reference(Exact([slopes.value], [scale]), gradients)
+        def gradient(name: str) -> Exact:
+            embedding = vectors[name]
+            values, scales = [mpmath.mpf(0)] * len(embedding), [mpmath.mpf(0)] * len(embedding)
+            for at, pair in enumerate(pairs):
+                if name not in pair:
+                    continue
+                exact, slope = toward[at].gradients[pair.index(name)], slopes.first[at]
+                for k, (component, more) in enumerate(zip(exact.value, exact.scale, strict=True)):
+                    values[k] += slope * component
+                    scales[k] += swing[at] * abs(component) + abs(slope) * more
+            return Exact(values, scales, [bend / _length(embedding)] * len(embedding))
+
+        steepest = mpmath.fsum(map(abs, slopes.first))
+        scale = abs(slopes.value) + mpmath.fsum(m * abs(slope) for m, slope in zip(moved, slopes.first, strict=True))
+        value = Exact([slopes.value], [scale], [steepest * objective.of_units + bend])
+        return Reference(value, {name: gradient(name) for name in vectors})
 
 
-def step_of(objective: Objective, parameters: Mapping[str, float], d_pos: Any, d_neg: Any) -> Any:
+def step_of(objective: Objective, parameters: Mapping[str, float], distances: Sequence[Any]) -> Any:
     """The step of differences of a loss."""
-    steepness = [abs(value) for value in (*parameters.values(), d_pos, d_neg) if value]
+    steepness = [abs(value) for value in (*parameters.values(), *distances) if value]
     if objective.loss.source:  # which may bend as powers of the distances do
-        steepness += [1 / d**2 for d in (d_pos, d_neg) if d > 1]
+        steepness += [1 / d**2 for d in distances if d > 1]
     return _STEP * min([mpmath.mpf(1), *steepness])
+
+
+def _length(vector: Sequence[Any]) -> Any:
+    """The norm, and 1 for a zero vector, which is its own unit vector."""
+    return mpmath.sqrt(mpmath.fsum(c**2 for c in vector)) or mpmath.mpf(1)
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ class Toward:
 
 
 def distance_gradients(
-    objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any]
+    objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any], copies: int = 1
 ) -> Toward:
     """The gradients of the distance in its first and in its second argument.
 
@@ -130,9 +143,12 @@ def distance_gradients(
     """
 
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
-        return distance_between(objective, a, b, parameters)
+        return distance_between(objective, a, b, parameters, copies)
 
     values = _differences(distance, a, b)
+    with mpmath.workdps(80):
+        for gradient in values:
+            gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
     exact = [mpmath.mpf(0)] * len(a)
     if not objective.of_units:
         return Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
@@ -149,8 +165,7 @@ def distance_gradients(
         raw = []
         for scale, of, value in zip(scales, units, (a, b), strict=True):
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
-            norm = mpmath.sqrt(mpmath.fsum(c**2 for c in value)) or mpmath.mpf(1)
-            raw.append([(s + along * abs(u)) / norm for s, u in zip(scale, of, strict=True)])
+            raw.append([(s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
     return Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
 
 
@@ -197,35 +212,39 @@ def _differences(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> tup
 
 @dataclass(frozen=True)
 class Slopes:
-    """A loss and its first and second derivatives in the two distances."""
+    """A loss with its first and second derivatives in the distances."""
 
     value: Any
-    pos: Any
-    neg: Any
-    pos_pos: Any
-    pos_neg: Any
-    neg_neg: Any
+    first: Sequence[Any]
+    second: Sequence[Sequence[Any]]
 
 
-def loss_slopes(piece: Callable[[], Callable[[Any, Any], Any]], d_pos: Any, d_neg: Any, h: Any) -> Slopes:
-    """A smooth piece of the loss with its first and second derivatives; at more digits it may be another one."""
-    digits = 20 + 2 * digits_of(max(d_pos, d_neg, mpmath.mpf(1)), h)
+def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any) -> Slopes:
+    """Those of a smooth piece of the loss; at more digits it may be another one."""
+    digits = 20 + 2 * digits_of(max(*distances, mpmath.mpf(1)), h)
+    each = range(len(distances))
     for extra in (0, _SATURATED):
         with mpmath.workdps(digits + extra):
             loss = piece()
-            here = loss(d_pos, d_neg)
-            ahead_pos, behind_pos = loss(d_pos + h, d_neg), loss(d_pos - h, d_neg)
-            ahead_neg, behind_neg = loss(d_pos, d_neg + h), loss(d_pos, d_neg - h)
+            here = loss(*distances)
+            ahead, behind = ([loss(*_moved(distances, sign * h, at)) for at in each] for sign in (1, -1))
             visible = mpmath.mpf(10) ** (45 - digits - extra) * abs(here)
-            shows = min(abs(ahead_pos - here), abs(ahead_neg - here)) >= visible
-            if shows and abs(here) >= _SMALL:
+            if min(abs(after - here) for after in ahead) >= visible and abs(here) >= _SMALL:
                 break
     with mpmath.workdps(digits + extra):
-        pos, neg = (ahead_pos - behind_pos) / (2 * h), (ahead_neg - behind_neg) / (2 * h)
-        both = loss(d_pos + h, d_neg + h) + loss(d_pos - h, d_neg - h)
-        pos_pos, neg_neg = (ahead_pos - 2 * here + behind_pos) / h**2, (ahead_neg - 2 * here + behind_neg) / h**2
-        pos_neg = (both - 2 * here) / (2 * h**2) - (pos_pos + neg_neg) / 2
-        return Slopes(here, pos, neg, pos_pos, pos_neg, neg_neg)
+        first = [(after - before) / (2 * h) for after, before in zip(ahead, behind, strict=True)]
+        own = [(after - 2 * here + before) / h**2 for after, before in zip(ahead, behind, strict=True)]
+
+        def mixed(a: int, b: int) -> Any:
+            both = loss(*_moved(distances, h, a, b)) + loss(*_moved(distances, -h, a, b))
+            return (both - 2 * here) / (2 * h**2) - (own[a] + own[b]) / 2
+
+        second = [[own[a] if a == b else mixed(min(a, b), max(a, b)) for b in each] for a in each]
+        return Slopes(here, first, second)
+
+
+def _moved(distances: Sequence[Any], amount: Any, *which: int) -> list[Any]:
+    return [distance + amount * (at in which) for at, distance in enumerate(distances)]
 
 
 def _central(ahead: Any, here: Any, behind: Any, h: Any) -> Any:

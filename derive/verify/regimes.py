@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from ..catalogue import Loss, Objective
 from ..formats import FORMATS
-from ..highprecision import distance_between, distance_value, largest_part, locus_value, pieces
+from ..highprecision import distance_value, distances_of, largest_part, locus_value, pieces
 
 Array = npt.NDArray[np.floating]
 
@@ -33,6 +35,7 @@ class Regime:
 
     columns: where the components stand that are not 0 in all embeddings; None for all. Where they are 0, no distance
     depends on them, and the gradients are 0.
+    copies: the number of the others, if distances do depend on them; then their gradients are alike.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Regime:
     x_neg: Array
     parameters: Mapping[str, float]
     columns: tuple[int, ...] | None = None
+    copies: int = 0
 
     @property
     def embeddings(self) -> tuple[Array, Array, Array]:
@@ -90,20 +94,22 @@ def is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> boo
     with mpmath.workdps(400):
         distances = _distances(objective, [embedding[row] for embedding in regime.embeddings], regime.parameters)
         eps = FORMATS[FORMATS[dtype].computed_in].eps
-        return regime.name == "on the kink" or _is_on_one_side(objective.loss, *distances, regime.parameters, eps)
+        return regime.name == "on the kink" or _is_on_one_side(objective.loss, distances, regime.parameters, eps)
 
 
 def _is_own(objective: Objective) -> bool:
-    """Whether the loss is a user's own, or has points without a value, as only such a loss has."""
-    return bool(objective.loss.source or objective.loss.undefined)
+    """Whether rows of regimes may be beside the point: of a loss that is a user's own, or has points without a value,
+    as only such a loss has; and of one that compares two distances, which are nearly equal in some regimes.
+    """
+    return bool(objective.loss.source or objective.loss.undefined or len(objective.loss.distances) > 2)
 
 
 def _distances(
     objective: Objective, row: Sequence[Sequence[float]], parameters: Mapping[str, float]
-) -> tuple[mpmath.mpf, mpmath.mpf]:
+) -> tuple[Any, ...]:
     """The distances of a triplet of embeddings, at the current mpmath precision."""
-    x, x_pos, x_neg = ([mpmath.mpf(float(component)) for component in embedding] for embedding in row)
-    return distance_between(objective, x, x_pos, parameters), distance_between(objective, x, x_neg, parameters)
+    embeddings = [[mpmath.mpf(float(component)) for component in embedding] for embedding in row]
+    return distances_of(objective, embeddings, parameters)
 
 
 def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
@@ -111,20 +117,23 @@ def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bo
     loss, parameters = objective.loss, regime.parameters
     computed = FORMATS[FORMATS[dtype].computed_in]
     with mpmath.workdps(400):
-        d_pos, d_neg = _distances(objective, [embedding[row] for embedding in regime.embeddings], parameters)
-        if any(locus_value(loss, of.locus, d_pos, d_neg, parameters) == 0 for of in loss.undefined):
+        d_pos, d_neg, *others = _distances(objective, [e[row] for e in regime.embeddings], parameters)
+        if any(locus_value(loss, of.locus, d_pos, d_neg, parameters, *others) == 0 for of in loss.undefined):
             return False
-        if largest_part(loss, d_pos, d_neg, parameters) ** 2 > computed.largest:
+        if largest_part(loss, d_pos, d_neg, parameters, *others) ** 2 > computed.largest:
             return False
-        return regime.name == "on the kink" or _is_on_one_side(loss, d_pos, d_neg, parameters, computed.eps)
+        return regime.name == "on the kink" or _is_on_one_side(loss, (d_pos, d_neg, *others), parameters, computed.eps)
 
 
-def _is_on_one_side(
-    loss: Loss, d_pos: mpmath.mpf, d_neg: mpmath.mpf, parameters: Mapping[str, float], eps: float
-) -> bool:
+def _is_on_one_side(loss: Loss, distances: Sequence[Any], parameters: Mapping[str, float], eps: float) -> bool:
     """Whether distances that are rounded are on the same side of every kink."""
-    rounded = [1 + sign * 8 * mpmath.mpf(eps) for sign in (1, -1)]
-    return len({pieces(loss, d_pos * a, d_neg / a, parameters) for a in rounded}) == 1
+    found = set()
+    for signs in product((1, -1), repeat=len(distances)):
+        if signs[0] != signs[1]:
+            rounded = (d * (1 + sign * 8 * mpmath.mpf(eps)) for d, sign in zip(distances, signs, strict=True))
+            d_pos, d_neg, *others = rounded
+            found.add(pieces(loss, d_pos, d_neg, parameters, *others))
+    return len(found) == 1
 
 
 def _regimes(
@@ -174,7 +183,7 @@ def _regimes(
     # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
     nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
     distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
-    if _is_on_one_side(objective.loss, *distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
+    if _is_on_one_side(objective.loss, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
     if full_range and dtype in FAR_SCALES:
         for name, scales in _far(dtype):
@@ -186,19 +195,27 @@ def _regimes(
         scattered = [np.zeros((3, dim), FORMATS[dtype].dtype) for _ in range(3)]
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))
-        yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns)
+        copies = dim - len(columns) if depends_on_zeros(objective) else 0
+        yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns, copies=copies)
     for changed in parameters_on_the_kinks(objective, parameters):
         x, x_pos, x_neg = (np.array([row]) for row in ON_THE_KINK[objective.of_units])
         yield regime("on the kink", x, x_pos, x_neg, **changed)
+
+
+def depends_on_zeros(objective: Objective) -> bool:
+    """Whether a component that is 0 in both embeddings adds to their distance."""
+    zero, one = mpmath.mpf(0), mpmath.mpf(1)
+    shorter, longer = (distance_value(objective.distance, [one, *z], [-one, *z], {}) for z in ((), (zero,)))
+    return bool(shorter != longer)
 
 
 def _is_beside_a_kink(objective: Objective, regime: Regime, dtype: str) -> bool:
     """Whether a row is nearer to a kink of the loss than the type can tell: distances of 1e-60 beside a margin of 0."""
     least = FORMATS[FORMATS[dtype].computed_in].tiny
     for rows in zip(*regime.embeddings, strict=True):
-        d_pos, d_neg = _distances(objective, rows, regime.parameters)
+        d_pos, d_neg, *others = _distances(objective, rows, regime.parameters)
         for singularity in objective.loss.singularities:
-            locus = locus_value(objective.loss, singularity.locus, d_pos, d_neg, regime.parameters)
+            locus = locus_value(objective.loss, singularity.locus, d_pos, d_neg, regime.parameters, *others)
             if 0 < abs(locus) < least:
                 return True
     return False
@@ -234,12 +251,12 @@ def _degree(objective: Objective) -> float:
 def parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
     """For each kink of the loss, a parameter that puts `ON_THE_KINK` exactly on it, without rounding."""
     with mpmath.workdps(60):
-        d_pos, d_neg = _distances(objective, ON_THE_KINK[objective.of_units], parameters)
+        d_pos, d_neg, *others = _distances(objective, ON_THE_KINK[objective.of_units], parameters)
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 
             def locus(value: object, *, name: str = parameter.name, text: str = singularity.locus) -> mpmath.mpf:
-                return locus_value(objective.loss, text, d_pos, d_neg, {**parameters, name: value})
+                return locus_value(objective.loss, text, d_pos, d_neg, {**parameters, name: value}, *others)
 
             try:
                 value = float(mpmath.findroot(locus, (mpmath.mpf(0), mpmath.mpf(1))))

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from ..launches import BLOCK, FLOAT_TYPES, TEAMS, WARP, fused_start, kernels, product_start, reduction, single_start
+from ..launches import (
+    BLOCK,
+    FLOAT_TYPES,
+    REDUCTIONS,
+    TEAMS,
+    WARP,
+    fused_start,
+    kernels,
+    mask_start,
+    product_start,
+    reduction,
+    single_start,
+)
 
 SHORT = 25
 """Components of a row that no access of several fits."""
@@ -60,4 +72,6 @@ def kernels_to_execute(dtype: str, depth: Depth, products: bool = True) -> tuple
     started = [fused_start(scalar, 1, dim) for dim in dims]
     started += [single_start(kernel, scalar, 1, SHORT) for kernel in ("forward", "backward") if is_in_two(depth)]
     started += [product_start(scalar, 1, dim) for dim in (SHORT, *product_lengths(depth)) if products]
-    return tuple(dict.fromkeys([*(start.kernel for start in started), reduction(scalar)]))
+    started += [mask_start(scalar, 1, SHORT)]
+    over_rows = (reduction(scalar, kernel) for kernel in REDUCTIONS)
+    return tuple(dict.fromkeys([*(start.kernel for start in started), *over_rows]))

@@ -48,7 +48,7 @@ int main() {
               "forward_backward");
         if (step % 20 == 0) {
             float found;
-            check(triplet_softmax_mse_l2_reduce_f32(loss, 1.0 / rows, mean, rows, stream), "reduce");
+            check(triplet_softmax_mse_l2_reduce_f32(loss, nullptr, 1.0 / rows, mean, rows, stream), "reduce");
             check(cudaMemcpyAsync(&found, mean, sizeof(float), cudaMemcpyDeviceToHost, stream), "cudaMemcpyAsync");
             check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
             std::printf("step %3d: mean loss %.6f\n", step, found);

@@ -61,7 +61,7 @@ def test_files_and_types_are_named_as_caffe_names_them(objective: Objective) -> 
 
 def test_the_header_states_the_memory_and_where_parameters_come_from() -> None:
     mse, hinge, ratio = (made(objective).text(".hpp") for objective in (MSE, HINGE, NO_PARAMETERS))
-    assert "Memory, besides the bottoms: 5 numbers for each triplet, however long it is." in mse
+    assert "Memory, besides the bottoms: 6 numbers for each triplet, however long it is." in mse
     assert 'python_param { param_str: "temperature=1.0" }' in mse
     assert "contrastive_loss_param" not in mse
     assert "contrastive_loss_param { margin: ... }" in hinge

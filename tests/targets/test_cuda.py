@@ -29,9 +29,8 @@ ON_ALL_ARCHITECTURES = [("l2", "softmax-mse")]
 LAUNCHED = [*ON_ALL_ARCHITECTURES, ("l2", "softmax-nll")]
 NEWEST = 100
 
-CTYPES = {"float": ctypes.c_float, "double": ctypes.c_double}
 SCALARS = {"float32": "float", "float64": "double"}
-KINDS = ("forward", "backward", "forward_backward", "reduce")
+KINDS = ("forward", "backward", "forward_backward", "reduce", "active")
 
 needs_nvrtc, needs_nvcc = pytest.mark.needs("nvrtc"), pytest.mark.needs("nvcc")
 
@@ -86,12 +85,12 @@ def test_the_oldest_and_the_newest_architecture_compile_without_warnings_or_spil
 def test_only_the_float_types_asked_for_are_instantiated(dtypes: list[str]) -> None:
     product = made("l2", "hinge", dtypes=dtypes)
     types = [FLOAT_TYPES[dtype] for dtype in dtypes]
-    rows = [name for name in names_of(product) if "::reduce<" not in name]
+    rows = [name for name in names_of(product) if not re.search("::(reduce|active)<", name)]
     assert {re.split(", ", name)[1].rpartition("::")[2] for name in rows} == {scalar.storage for scalar in types}
     for suffix in (".cuh", ".cu"):
         text = product.text(suffix)
         launchers = re.findall(rf"cudaError_t {product.objective.stem}_[a-z_]+_(\w+)\(", text)
-        assert sorted(launchers) == sorted(4 * [scalar.suffix for scalar in types])
+        assert sorted(launchers) == sorted(5 * [scalar.suffix for scalar in types])
         for scalar in FLOAT_TYPES.values():
             if scalar.storage != scalar.argument:  # a type that only these launchers take
                 assert bool(re.search(rf"\b{scalar.argument}\b", text)) == (scalar in types)
@@ -101,7 +100,7 @@ def test_only_the_float_types_asked_for_are_instantiated(dtypes: list[str]) -> N
 def test_the_source_knows_every_dimension_and_its_size_does_not_depend_on_it() -> None:
     for norm, loss in OBJECTIVES:
         for file in made(norm, loss).files:
-            assert len(file.text.splitlines()) < 700
+            assert len(file.text.splitlines()) < 1000
             assert "long long dim" in file.text
 
 
@@ -172,27 +171,40 @@ def test_nvcc_compiles_for_all_major_architectures_without_warnings() -> None:
 
 ON_THE_CPU = """
 extern "C" void {stem}_{type}(const {type}* x, const {type}* x_pos, const {type}* x_neg, int dim,
-                              {type} parameter, {type}* loss, {type}* a, {type}* b, {type}* c) {{
+                              const {type}* p, {type}* loss, {type}* a, {type}* b, {type}* c) {{
     using namespace {stem};
     Row<{type}> row{{}};
     Scales<{type}> scale = unscaled<{type}>();
-    Sums<{type}> sums;
-    do {{
-        sums = {{}};
-        for (int k = 0; k < dim; ++k) accumulate(sums, row, scale, x[k], x_pos[k], x_neg[k]);
-    }} while (leave_the_range(sums, scale));
-    evaluate(sums, scale, Parameters<{type}>{{parameter}}, row);
+    const Parameters<{type}> parameters{{{parameters}}};
+{stages}
     *loss = row.loss;
     for (int k = 0; k < dim; ++k) gradient(row, scale, x[k], x_pos[k], x_neg[k], a[k], b[k], c[k]);
 }}
 """
+STAGE = """
+    Sums{number}<{type}> sums{number};
+    do {{
+        sums{number} = {{}};
+        for (int k = 0; k < dim; ++k) accumulate(sums{number}, row, scale, x[k], x_pos[k], x_neg[k]);
+    }} while (leave_the_range(sums{number}, scale));
+    evaluate(sums{number}, scale, parameters, row);
+"""
+
+
+def function_of_a_row(product: Product, scalar: str) -> str:
+    """A C function around those of a header: the loss and the gradients of one row."""
+    count = len(product.kernel.stages)
+    numbers = range(1, count + 1) if count > 1 else ("",)
+    stages = "".join(STAGE.format(type=scalar, number=number) for number in numbers)
+    parameters = ", ".join(f"p[{at}]" for at, _ in enumerate(product.objective.parameters))
+    return ON_THE_CPU.format(stem=product.objective.stem, type=scalar, stages=stages, parameters=parameters)
 
 
 def on_the_cpu(folder: Path, products: Sequence[Product]) -> ctypes.CDLL:
     """The functions of the headers, behind a C interface, all in one translation unit of ordinary C++."""
     lines = [f'#include "{product.objective.stem}.cuh"' for product in products]
-    for product, scalar in itertools.product(products, CTYPES):
-        lines.append(ON_THE_CPU.format(stem=product.objective.stem, type=scalar))
+    for product, scalar in itertools.product(products, SCALARS.values()):
+        lines.append(function_of_a_row(product, scalar))
     (folder / "rows.cpp").write_text("\n".join(lines))
     return build(folder, "rows", "--cudart=none", "-O2", "rows.cpp")
 
@@ -204,12 +216,12 @@ def cpu_runner(library: ctypes.CDLL, product: Product) -> Runner:
         scalar = SCALARS[x.dtype.name]
         function = getattr(library, f"{product.objective.stem}_{scalar}")
         loss, gradients = np.empty(len(x), x.dtype), [np.empty_like(x) for _ in range(3)]
-        (parameter,) = parameters.values()
+        values = np.array([parameters[p.name] for p in product.objective.parameters], x.dtype)
         for row in range(len(x)):
             inputs = [np.ascontiguousarray(e[row]) for e in (x, x_pos, x_neg)]
             outputs = [loss[row:], *(g[row] for g in gradients)]
-            address = [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, *outputs)]
-            function(*address[:3], x.shape[1], CTYPES[scalar](parameter), *address[3:])
+            address = [ctypes.c_void_p(array.ctypes.data) for array in (*inputs, values, *outputs)]
+            function(*address[:3], x.shape[1], *address[3:])
         # batches are the kernels' business: the rows here are only scaled and added up
         factor = x.dtype.type(1 / len(x) if reduction == "mean" else 1)
         return (loss if reduction == "none" else factor * loss.sum()), [factor * g for g in gradients]
@@ -220,9 +232,8 @@ def cpu_runner(library: ctypes.CDLL, product: Product) -> Runner:
 def failures(run: Runner, product: Product) -> list[Any]:
     defaults = {p.name: p.default for p in product.objective.parameters}
     full_range = rescale(product.kernel).full_range
-    checks = run_checks(
-        product.objective, run, list(SCALARS), defaults, translation_invariant=True, full_range=full_range
-    )
+    invariant = product.derivation.translation_invariant
+    checks = run_checks(product.objective, run, list(SCALARS), defaults, invariant, full_range=full_range)
     return [check for check in checks if not check.passed]
 
 

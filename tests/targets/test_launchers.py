@@ -23,11 +23,13 @@ from derive_triplet.derive.launches import (
     FLOAT_TYPES,
     MOST_BLOCKS,
     REDUCTION_THREADS,
+    REDUCTIONS,
     TEAMS,
     THREADS,
     FloatType,
     Start,
     fused_start,
+    mask_start,
     qualified,
     reduction,
     single_start,
@@ -36,7 +38,8 @@ from derive_triplet.derive.verify import nvcc
 
 pytestmark = pytest.mark.needs("nvcc")
 
-SUCCESS, INVALID_VALUE, MISALIGNED_ADDRESS = 0, 1, 716  # cudaSuccess and so on
+# cudaSuccess and so on
+SUCCESS, INVALID_VALUE, LAUNCH_OUT_OF_RESOURCES, MISALIGNED_ADDRESS = 0, 1, 701, 716
 
 RUNTIME = r"""
 #include <stddef.h>
@@ -116,7 +119,7 @@ OBJECTIVES = [
     SCALED,
 ]
 objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
-KINDS = ("forward", "backward", "forward_backward", "reduce")
+KINDS = ("forward", "backward", "forward_backward", *REDUCTIONS)
 
 
 @cache
@@ -137,7 +140,7 @@ def compiled(product: Product, folder: Path, change: Callable[[str], str] = str)
     """layer.o from the product's launchers, changed; kernels, which nothing runs, have empty bodies."""
     stem = product.objective.stem
     header, count = re.subn(r"(__global__ void [^{]*)\{.*?\n\}", r"\1{}", product.text(".cuh"), flags=re.DOTALL)
-    assert count == 6
+    assert count == 8
     (folder / f"{stem}.cuh").write_text(header, encoding="utf-8")
     (folder / f"{stem}.cu").write_text(change(product.text(".cu")), encoding="utf-8")
     options = ("-std=c++17", "-arch=compute_80", "-Xcompiler=-fPIC", *nvcc.WARNINGS_AS_ERRORS)
@@ -177,7 +180,8 @@ REPORT = ctypes.CFUNCTYPE(
 )
 ELEMENTS = ("x", "x_pos", "x_neg", "grad_x", "grad_x_pos", "grad_x_neg")
 """The pointers to embeddings and gradients; the others are to what is computed in."""
-ONE_BY_ONE = {"forward": ELEMENTS[:3], "backward": ELEMENTS, "forward_backward": ELEMENTS, "reduce": ()}
+MASKED = ("upstream", *ELEMENTS[3:], "rows", "dim")
+"""What a second kernel takes where there are upstream gradients."""
 OPTIONAL = "upstream"
 
 
@@ -193,7 +197,8 @@ class Launchers:
         """All of them, in the order of the launcher; no two are equal."""
         real = REAL[scalar.arithmetic]
         matrices = {name: ADDRESS(at << 20) for at, name in enumerate(ELEMENTS, 1)}
-        rest = {name: ADDRESS(at << 20) for at, name in enumerate(("loss", "weights", "upstream", "total"), 10)}
+        names = ("loss", "weights", "upstream", "total", "share")
+        rest = {name: ADDRESS(at << 20) for at, name in enumerate(names, 10)}
         inputs, gradients = dict(list(matrices.items())[:3]), dict(list(matrices.items())[3:])
         shape = {"rows": INTEGER(3), "dim": INTEGER(8)}
         parameters = {p.name: real(0.375 + at) for at, p in enumerate(self.objective.parameters)}
@@ -218,20 +223,33 @@ class Launchers:
             },
             "reduce": {
                 "loss": rest["loss"],
+                "upstream": rest["upstream"],
                 "factor": ctypes.c_double(0.1),
                 "total": rest["total"],
+                "rows": shape["rows"],
+            },
+            "active": {
+                "loss": rest["loss"],
+                "upstream": rest["upstream"],
+                "share": rest["share"],
                 "rows": shape["rows"],
             },
         }[kind]
         return {**arguments, "stream": ADDRESS(0xABC0)}
 
-    def call(self, kind: str, scalar: FloatType, **changed: Any) -> tuple[int, list[Launch]]:
-        """What a launcher returns, and what it started."""
+    def call(self, kind: str, scalar: FloatType, failing: str = "", **changed: Any) -> tuple[int, list[Launch]]:
+        """What a launcher returns, and what it started. failing: the kernel whose launch fails."""
         arguments = self.arguments(kind, scalar)
         for name, value in changed.items():
             arguments[name] = type(arguments[name])(value)
         launches: list[Launch] = []
-        report = REPORT(lambda *told: launches.append(self._launch(told, arguments)))
+
+        def reported(*told: Any) -> None:
+            launches.append(self._launch(told, arguments))
+            if failing and f"::{failing}<" in launches[-1].kernel:
+                self.library.stub_fail_with(LAUNCH_OUT_OF_RESOURCES)
+
+        report = REPORT(reported)
         self.library.stub_report_to(report)
         launcher = getattr(self.library, f"{self.objective.stem}_{kind}_{scalar.suffix}")
         return int(launcher(*arguments.values())), launches
@@ -239,13 +257,15 @@ class Launchers:
     def _launch(self, told: Sequence[Any], given: Mapping[str, Any]) -> Launch:
         """The arguments are read as what the launcher was given; parameters are the members of a struct."""
         kernel, grid, block, shared, stream, found = told
+        name = self.demangle(ctypes.c_char_p(kernel), None, None, None).decode()
+        name = name.removeprefix("void ").partition("(")[0]
+        if "::mask<" in name:
+            given = {name: given[name] for name in MASKED}
         names = [p.name for p in self.objective.parameters if p.name in given]
         plain = [type(value) for name, value in given.items() if name not in (*names, "stream")]
         values = [kind.from_address(found[at]).value for at, kind in enumerate(plain)]
         if names:
             values += list((type(given[names[0]]) * len(names)).from_address(found[len(plain)]))
-        name = self.demangle(ctypes.c_char_p(kernel), None, None, None).decode()
-        name = name.removeprefix("void ").partition("(")[0]
         return Launch(name, tuple(grid[:3]), tuple(block[:3]), shared, stream, tuple(values))
 
 
@@ -273,11 +293,15 @@ def dims(scalar: FloatType) -> list[int]:
 
 def expected(objective: Objective, kind: str, scalar: FloatType, rows: int, dim: int, aligned: bool) -> tuple[Any, ...]:
     """Kernel, blocks and threads."""
-    if kind == "reduce":
-        start, threads = Start(reduction(scalar), 1), REDUCTION_THREADS
+    if kind in REDUCTIONS:
+        start, threads = Start(reduction(scalar, kind), 1), REDUCTION_THREADS
     else:
         start = (fused_start if kind == "forward_backward" else _single(kind))(scalar, rows, dim, aligned)
         threads = THREADS
+    return _capped(objective, start, threads)
+
+
+def _capped(objective: Objective, start: Start, threads: int) -> tuple[Any, ...]:
     return qualified(objective.stem, start.kernel), min(start.blocks, MOST_BLOCKS), threads
 
 
@@ -286,14 +310,23 @@ def _single(kind: str) -> Callable[..., Start]:
 
 
 def assert_starts(of: Launchers, kind: str, scalar: FloatType, aligned: bool = True, **changed: Any) -> None:
-    """One launch, as `launches` says, of what the launcher was given, on the stream that it was given."""
+    """The launch that `launches` says, of what the launcher was given, on the stream that it was given.
+
+    And for gradients a second one, where there are upstream gradients.
+    """
     code, launches = of.call(kind, scalar, **changed)
     assert code == SUCCESS
-    (launch,) = launches
     arguments = {name: value.value for name, value in of.arguments(kind, scalar).items()} | changed
-    kernel, blocks, threads = expected(of.objective, kind, scalar, arguments["rows"], arguments.get("dim", 1), aligned)
-    stream = arguments.pop("stream")
-    assert launch == Launch(kernel, (blocks, 1, 1), (threads, 1, 1), 0, stream, tuple(arguments.values())), changed
+    rows, dim, stream = arguments["rows"], arguments.get("dim", 1), arguments.pop("stream")
+    wanted = [(expected(of.objective, kind, scalar, rows, dim, aligned), arguments)]
+    if "backward" in kind and arguments["upstream"] is not None:
+        outputs_aligned = all(arguments[name] % 16 == 0 for name in ELEMENTS[3:])
+        second = _capped(of.objective, mask_start(scalar, rows, dim, outputs_aligned), THREADS)
+        wanted.append((second, {name: arguments[name] for name in MASKED}))
+    assert launches == [
+        Launch(kernel, (blocks, 1, 1), (threads, 1, 1), 0, stream, tuple(given.values()))
+        for (kernel, blocks, threads), given in wanted
+    ], changed
 
 
 def check_starts(of: Launchers, scalar: FloatType) -> None:
@@ -302,7 +335,7 @@ def check_starts(of: Launchers, scalar: FloatType) -> None:
         assert_starts(of, kind, scalar, stream=None)
         for rows in (1, 7, 8, 9, 1_000, MOST_BLOCKS, MOST_BLOCKS + 1, 8 * MOST_BLOCKS, 8 * MOST_BLOCKS + 1, 2**40):
             assert_starts(of, kind, scalar, rows=rows)
-            if kind != "reduce":
+            if kind not in REDUCTIONS:
                 assert_starts(of, kind, scalar, rows=rows, dim=10**5)
     for kind, dim in itertools.product(KINDS[:3], dims(scalar)):
         assert_starts(of, kind, scalar, dim=dim)
@@ -313,7 +346,7 @@ def check_starts(of: Launchers, scalar: FloatType) -> None:
                 # only embeddings and gradients are moved several at once
                 own = scalar.size if name in ELEMENTS else ctypes.sizeof(REAL[scalar.arithmetic])
                 assert_starts(of, kind, scalar, name not in ELEMENTS, **{name: value.value + own})
-    for kind in ("backward", "forward_backward"):
+    for kind in KINDS[1:]:
         assert_starts(of, kind, scalar, upstream=None)
 
 
@@ -327,9 +360,11 @@ def test_launchers_start_the_kernels_that_verification_executes(
 
 def check_failures(of: Launchers, scalar: FloatType) -> None:
     for kind in KINDS:
-        of.library.stub_fail_with(701)  # cudaErrorLaunchOutOfResources
-        assert of.call(kind, scalar)[0] == 701
-        assert of.call(kind, scalar)[0] == SUCCESS
+        for failing in (kind, "mask") if "backward" in kind else (kind,):
+            code, launches = of.call(kind, scalar, failing)
+            assert code == LAUNCH_OUT_OF_RESOURCES
+            assert f"::{failing}<" in launches[-1].kernel, "it is the last"
+            assert of.call(kind, scalar)[0] == SUCCESS
 
 
 def test_a_launch_that_fails_is_returned(launchers: Callable[[Objective], Launchers]) -> None:
@@ -373,7 +408,8 @@ def check_refusals(of: Launchers, scalar: FloatType) -> None:
             assert of.call(kind, scalar, rows=0) == (SUCCESS, [])
             pointers = dict.fromkeys(n for n, v in of.arguments(kind, scalar).items() if isinstance(v, ADDRESS))
             assert of.call(kind, scalar, rows=0, **pointers) == (SUCCESS, []), "an empty batch may have no memory"
-            assert of.call(kind, scalar, rows=0, dim=0) == (INVALID_VALUE, [])
+            if "dim" in of.arguments(kind, scalar):
+                assert of.call(kind, scalar, rows=0, dim=0) == (INVALID_VALUE, [])
     for parameter in of.objective.parameters:
         if parameter.domain == "nonnegative":
             assert_starts(of, "forward", scalar, **{parameter.name: 0.0})
@@ -454,6 +490,10 @@ PLANTS = [
         "as<Half>(grad_x_neg), as<Half>(grad_x_pos)",
     ),
     Plant("upstream left out", r"(stream, x, .*) upstream,", r"\1 (const Real<S>*)nullptr,"),
+    Plant("upstream of the sum left out", r"stream, loss, upstream, factor", "stream, loss, (const T*)nullptr, factor"),
+    Plant("masked rows left to their NaN", r"return start_mask\(.*", "return error;"),
+    Plant("rows masked where none are", r" \|\| upstream == nullptr\) return error", ") return error"),
+    Plant("masked rows after a failure", r"error != cudaSuccess \|\| ", ""),
     Plant("rows and dim exchanged", r"rows, dim, parameters\);", "dim, rows, parameters);"),
     Plant("parameters exchanged", r"\{scale, margin\}", "{margin, scale}"),
     # refusals

@@ -54,16 +54,54 @@ def batch(rows: int, dim: int, dtype: str, seed: int = 1) -> Triplet:
     return x.astype(dtype), x_pos.astype(dtype), x_neg.astype(dtype)
 
 
-def closed_form(product: Product, triplet: Triplet) -> tuple[Any, Triplet]:
-    """Losses and gradients of rows by the closed forms of the literature, for default parameters."""
+def norms(embeddings: Any) -> Any:
+    return np.sqrt(np.sum(embeddings * embeddings, axis=1, keepdims=True))
+
+
+def of_difference(value: Callable[[Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """A distance that is a function of x - y, given with its gradient in that."""
+
+    def distance(x: Any, y: Any) -> tuple[Any, ...]:
+        d, gradient = value(x - y)
+        return d, gradient, -gradient, np.abs(gradient), np.abs(gradient)
+
+    return distance
+
+
+def cubic(u: Any) -> tuple[Any, Any]:
+    """The norm of lp at its default, p = 3, and its gradient."""
+    norm = np.cbrt(np.sum(np.abs(u) ** 3, axis=1, keepdims=True))
+    return norm, u * np.abs(u) / norm**2
+
+
+def cosine(x: Any, y: Any) -> tuple[Any, ...]:
+    x_unit, y_unit = x / norms(x), y / norms(y)
+    c = np.sum(x_unit * y_unit, axis=1, keepdims=True)
+    of_x, of_y = (c * x_unit - y_unit) / norms(x), (c * y_unit - x_unit) / norms(y)
+    return 1 - c, of_x, of_y, np.abs(y_unit) / norms(x), np.abs(x_unit) / norms(y)
+
+
+DISTANCES = {
+    "l2": of_difference(lambda u: (norms(u), u / norms(u))),
+    "l2-squared": of_difference(lambda u: (norms(u) ** 2, 2 * u)),
+    "l2-smooth": of_difference(lambda u: (np.hypot(norms(u), 0.01) - 0.01, u / np.hypot(norms(u), 0.01))),
+    "l1": of_difference(lambda u: (np.sum(np.abs(u), axis=1, keepdims=True), np.sign(u))),
+    "lp": of_difference(cubic),
+    "cosine": cosine,
+}
+"""By the closed forms, of rows: the distance, the gradients in x and y, and the sizes of the terms of these."""
+
+
+def closed_form(product: Product, triplet: Triplet) -> tuple[Any, Triplet, Triplet]:
+    """Losses and gradients of rows by the closed forms of the literature, for default parameters.
+
+    And the sizes of the terms that these gradients are sums of.
+    """
     wider = np.float64 if triplet[0].dtype == np.float32 else np.longdouble
     x, x_pos, x_neg = (embedding.astype(wider) for embedding in triplet)
-    u, v = x - x_pos, x - x_neg
-    squared_pos, squared_neg = np.sum(u * u, axis=1, keepdims=True), np.sum(v * v, axis=1, keepdims=True)
-    d_pos, d_neg, toward_pos, toward_neg = {
-        "l2": lambda: (np.sqrt(squared_pos), np.sqrt(squared_neg), u / np.sqrt(squared_pos), v / np.sqrt(squared_neg)),
-        "l2-squared": lambda: (squared_pos, squared_neg, 2 * u, 2 * v),
-    }[product.objective.distance.name]()
+    distance = DISTANCES[product.objective.distance.name]
+    d_pos, toward_pos, of_pos, *sizes_pos = distance(x, x_pos)
+    d_neg, toward_neg, of_neg, *sizes_neg = distance(x, x_neg)
     delta = d_pos - d_neg
     s, q = 1 / (1 + np.exp(-delta)), 1 / (1 + np.exp(delta))
     loss, slope = {
@@ -71,7 +109,12 @@ def closed_form(product: Product, triplet: Triplet) -> tuple[Any, Triplet]:
         "softmax-nll": (-np.log(q), s),
         "hinge": (np.maximum(0, delta + 0.2), 1.0 * (delta + 0.2 > 0)),
     }[product.objective.loss.name]
-    return loss[:, 0], (slope * (toward_pos - toward_neg), -slope * toward_pos, slope * toward_neg)
+    sizes = (np.maximum(sizes_pos[0], sizes_neg[0]), sizes_pos[1], sizes_neg[1])
+    return (
+        loss[:, 0],
+        (slope * (toward_pos - toward_neg), slope * of_pos, -slope * of_neg),
+        (slope * sizes[0], slope * sizes[1], slope * sizes[2]),
+    )
 
 
 def assert_closed_form(
@@ -80,14 +123,14 @@ def assert_closed_form(
     # by default loose enough for any order of summation; one component of a row too many is 1e-5 of it
     loss, gradients = module.value_and_grad(*triplet, reduction=reduction)
     rows = len(triplet[0])
-    losses, expected = closed_form(product, triplet)
+    losses, expected, sizes = closed_form(product, triplet)
     factor = np.longdouble(1) / rows if reduction == "mean" else 1
     wanted = losses if reduction == "none" else factor * losses.sum()
     tolerance = ulps * np.finfo(triplet[0].dtype).eps
     assert np.max(np.abs(loss - wanted)) <= tolerance * np.max(np.abs(wanted))
-    for name, found, exact in zip(NAMES, gradients, expected, strict=True):
+    for name, found, exact, size in zip(NAMES, gradients, expected, sizes, strict=True):
         assert found.shape == exact.shape
-        assert np.max(np.abs(found - factor * exact)) <= tolerance * np.max(np.abs(factor * exact)), f"grad_{name}"
+        assert np.max(np.abs(found - factor * exact)) <= tolerance * np.max(factor * size), f"grad_{name}"
 
 
 # ---------------------------------------------------------------- what is computed
@@ -187,7 +230,7 @@ def test_a_row_of_a_million_components_is_accurate(
 def test_one_short_text_serves_every_dimension(module: ModuleType, product: Product) -> None:
     for dim in (1, 2, 3, 10_007):
         assert_closed_form(module, product, batch(2, dim, "float64"))
-    assert len(product.text(".py").splitlines()) < 450
+    assert len(product.text(".py").splitlines()) < 650
 
 
 # ---------------------------------------------------------------- arguments
@@ -347,6 +390,25 @@ def test_one_anchor_may_be_broadcast_over_all_rows(module: ModuleType, product: 
     assert_closed_form(module, product, (anchors, x_pos, x_neg), "mean")
 
 
+@pytest.mark.parametrize("norm", DISTANCES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parallel_embeddings_are_close_whatever_their_lengths(norm: str, dtype: str) -> None:
+    """Their unit vectors differ by rounding, and by the same in the distance as in the gradient that it divides."""
+    x, _, x_neg = batch(50, 7, dtype)
+    x = np.round(64 * x) / 64  # so that 3*x is exact
+    made = generate(differentiate(norm, "softmax-nll", normalize=norm != "cosine"), "numpy")
+
+    def longest(module: ModuleType) -> Any:
+        triplet = x, 3 * x, x_neg
+        _, gradients = module.value_and_grad(*triplet, reduction="none")
+        return max(np.max(norms(g) * norms(e)) for g, e in zip(gradients, triplet, strict=True))
+
+    bound = 2 * 7**0.5  # of l1, whose gradient has length sqrt(n)
+    assert longest(load(made)) <= bound
+    wrong = planted(made, "number[..., None]", "np.asarray(number, x.dtype)[..., None]")
+    assert bool(longest(wrong) > bound) == ((norm, dtype) == ("l2", "float32"))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_inputs_are_not_modified(module: ModuleType, dtype: str) -> None:
     triplet = batch(300, 130, dtype)
@@ -431,7 +493,8 @@ def test_the_text_is_formatted_and_compiles_without_warnings(tmp_path: Path) -> 
     variants: list[dict[str, Any]] = [{}, {"dtypes": ["float32"]}, {"dtypes": ["float64"]}]
     for (norm, loss), normalize in itertools.product(OBJECTIVES, (False, True)):
         derivation = differentiate(norm, loss, normalize=normalize)
-        long_default = {p.name: 1.2345678901234567e-05 for p in derivation.objective.parameters}
+        digits, parameters = 1.2345678901234567, derivation.objective.parameters
+        long_default = {p.name: digits * 1e-5 if p.holds(1e-5) else digits for p in parameters}
         for at, variant in enumerate([*variants, {"parameters": long_default}]):
             product = generate(derivation, "numpy", **variant)
             (tmp_path / f"{product.objective.stem}_{at}.py").write_text(product.text(".py"), encoding="utf-8")
@@ -482,9 +545,9 @@ ERRORS: list[tuple[Callable[..., None], str, str]] = [
     (assert_right_at_column_pieces, "range(0, x.shape[1], _PIECE)", "range(0, x.shape[1] - 1, _PIECE)"),
     (assert_right_at_column_pieces, " += _sum", " = _sum"),
     (test_value_is_the_loss_of_value_and_grad, "(x[rows], x_pos[rows], x_neg", "(x[rows], x_neg[rows], x_pos"),
-    (test_results_have_the_float_type_of_the_inputs, "return loss.astype(dtype)", "return loss"),
+    (test_results_have_the_float_type_of_the_inputs, "return rounded", "return loss"),
     (test_the_mean_is_the_default, 'reduction="mean",', 'reduction="sum",'),
-    (test_no_rows_have_loss_0_and_empty_gradients, "max(len(loss), 1)", "len(loss)"),
+    (test_no_rows_have_loss_0_and_empty_gradients, "max(rows, 1)", "rows"),
     (test_out_is_filled_and_returned, "x.dtype), gradients", "x.dtype), tuple(g.copy() for g in gradients)"),
     (test_out_may_have_any_strides, "gradient[rows] for", "np.ascontiguousarray(gradient[rows]) for"),
     (_shared_out, "if any(np.shares", "if not any(np.shares"),

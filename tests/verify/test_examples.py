@@ -23,6 +23,8 @@ def test_they_are_what_the_numpy_module_computes(objective: Objective) -> None:
         inputs = [np.array(embedding).reshape(ROWS, DIM) for embedding in example.inputs]
         loss, gradients = module.value_and_grad(*inputs, **example.parameters)
         np.testing.assert_allclose(loss, example.loss, rtol=1e-14)
+        losses = module.value(*inputs, reduction="none", **example.parameters)
+        np.testing.assert_allclose(losses, example.losses, rtol=1e-14)
         np.testing.assert_allclose(np.ravel(gradients), np.ravel(example.gradients), rtol=1e-13, atol=1e-17)
     assert found[0].parameters == defaults
     assert found[2].parameters != defaults

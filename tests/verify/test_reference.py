@@ -12,7 +12,7 @@ from typing import Any
 
 import mpmath
 import pytest
-from objectives import COVER
+from objectives import COVER, closed_distance
 
 from derive_triplet import DISTANCES, LOSSES, objective
 from derive_triplet.derive.highprecision import objective_value
@@ -20,7 +20,7 @@ from derive_triplet.derive.verify import reference as reference_module
 from derive_triplet.derive.verify.reference import Reference, reference
 
 OBJECTIVES = list(COVER)
-PARAMETERS = {"temperature": 0.75, "margin": 0.25}
+PARAMETERS = {"temperature": 0.75, "margin": 0.25, "epsilon": 0.0625, "p": 2.5}
 DERIVING = {"differentiate", "lemmas", "stabilise", "kernel", "lower", "functions", "steps", "symbols", "properties"}
 
 # floats without short expansions, so that nothing comes out right by luck
@@ -37,20 +37,18 @@ def closed_form(
     """DESIGN's table: phi(delta) and phi'(delta), and the gradient of each distance, 0 where there is none."""
     x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in triplet)
 
-    def distance(y: list[Any]) -> tuple[Any, list[Any]]:
-        difference = [a - b for a, b in zip(x, y, strict=True)]
-        squared = mpmath.fsum(c * c for c in difference)
-        if norm == "l2-squared":
-            return squared, [2 * c for c in difference]
-        root = mpmath.sqrt(squared)
-        return root, [c / root if root else root for c in difference]
+    def distance(y: list[Any]) -> tuple[Any, Sequence[Any], Sequence[Any]]:
+        if x == y and norm in ("l2", "lp"):
+            zero = [mpmath.mpf(0)] * len(x)
+            return mpmath.mpf(0), zero, zero
+        return closed_distance(norm, x, y, mpmath.mpf(parameters.get("p", parameters.get("epsilon", 0))))
 
-    (d_pos, toward_pos), (d_neg, toward_neg) = distance(x_pos), distance(x_neg)
+    (d_pos, toward_pos, of_pos), (d_neg, toward_neg, of_neg) = distance(x_pos), distance(x_neg)
     value, slope = phi(loss, d_pos - d_neg, parameters)[:2]
     return value, {
         "x": [slope * (a - b) for a, b in zip(toward_pos, toward_neg, strict=True)],
-        "x_pos": [-slope * a for a in toward_pos],
-        "x_neg": [slope * b for b in toward_neg],
+        "x_pos": [slope * a for a in of_pos],
+        "x_neg": [-slope * b for b in of_neg],
     }
 
 
@@ -67,20 +65,22 @@ def phi(loss: str, delta: Any, parameters: Mapping[str, float]) -> tuple[Any, An
     }[loss]
 
 
-def assert_close(found: Any, exact: Any) -> None:
-    assert abs(found - exact) <= abs(exact) / 10**25, mpmath.nstr((found, exact), 20)
+def assert_close(found: Any, exact: Any, beside: Any = 0) -> None:
+    """Equal to 25 digits; `beside` is what terms were subtracted from each other to give it."""
+    assert abs(found - exact) <= abs(exact) / 10**25 + abs(beside) / 10**390, mpmath.nstr((found, exact), 20)
 
 
 def assert_closed_form(
     norm: str, loss: str, triplet: Sequence[Sequence[float]], parameters: Mapping[str, float]
 ) -> Reference:
     found = reference(objective(norm, loss), *triplet, parameters)
+    least = min(max(map(abs, embedding)) for embedding in triplet)
     with mpmath.workdps(400):
         value, gradients = closed_form(norm, loss, triplet, parameters)
         assert_close(found.loss.value[0], value)
         for name, components in gradients.items():
             for component, exact in zip(found.gradients[name].value, components, strict=True):
-                assert_close(component, exact)
+                assert_close(component, exact, beside=1 / mpmath.mpf(least) if norm == "cosine" else 0)
     return found
 
 
@@ -110,7 +110,8 @@ def test_gradients_are_those_of_the_whole_objective(norm: str, loss: str) -> Non
                 shifted = [c + by * (at == k) for at, c in enumerate(exact[name])]
                 return objective_value(of, *({**exact, name: shifted}).values(), parameters)
 
-            assert_close(found.gradients[name].value[k], (moved(h) - moved(-h)) / (2 * h))
+            slope = (moved(h) - moved(-h)) / (2 * h)
+            assert_close(found.gradients[name].value[k], slope if abs(slope) > mpmath.mpf(10) ** -45 else 0)
 
 
 # ---------------------------------------------------------------- singular points
@@ -127,7 +128,8 @@ def test_the_derivative_of_a_distance_is_0_where_it_vanishes(
 ) -> None:
     found = assert_closed_form(norm, loss, triplet, own(norm, loss, margin=4.0, temperature=2.0))
     for name in zero:
-        assert found.gradients[name].value == [0, 0, 0]
+        # of unit vectors that are rounded, to hundreds of digits
+        assert all(abs(c) <= mpmath.mpf(10) ** -390 * (norm == "cosine") for c in found.gradients[name].value)
     if len(zero) < 3:
         assert any(found.gradients["x"].value)
 
@@ -140,16 +142,36 @@ def test_collapsed_embeddings_have_the_loss_of_the_literature(norm: str, loss: s
         assert_close(reference(objective(norm, loss), X, X, X, own(norm, loss)).loss.value[0], expected)
 
 
-@pytest.mark.parametrize("norm", DISTANCES)
-def test_the_derivative_at_the_kink_of_the_hinge_is_0_and_beside_it_is_not(norm: str) -> None:
-    d_pos, d_neg = (0.5, 0.75) if norm == "l2" else (0.25, 0.5625)
+ON_A_LINE = ([0.0], [0.5], [0.75])
+IN_A_PLANE = ([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("norm", "triplet", "d_pos", "d_neg"),
+    [
+        ("l2", ON_A_LINE, 0.5, 0.75),
+        ("l2-squared", ON_A_LINE, 0.25, 0.5625),
+        ("l1", ON_A_LINE, 0.5, 0.75),
+        ("lp", ON_A_LINE, 0.5, 0.75),
+        (
+            "l2-smooth",
+            ([0.0], [5 / 16], [9 / 16]),
+            1 / 16,
+            3 / 16,
+        ),  # with 12/16, right triangles 5, 12, 13 and 9, 12, 15
+        ("cosine", IN_A_PLANE, 1.0, 2.0),
+    ],
+)
+def test_the_derivative_at_the_kink_of_the_hinge_is_0_and_beside_it_is_not(
+    norm: str, triplet: Sequence[Sequence[float]], d_pos: float, d_neg: float
+) -> None:
     for beyond, active in ((0.0, False), (2.0**-52, True), (-(2.0**-52), False)):
-        margin = {"margin": d_neg - d_pos + beyond}
-        found = reference(objective(norm, "hinge"), [0.0], [0.5], [0.75], margin)
+        margin = own(norm, "hinge", margin=d_neg - d_pos + beyond, epsilon=12 / 16)
+        found = reference(objective(norm, "hinge"), *triplet, margin)
         assert found.loss.value == [max(beyond, 0.0)]
         assert any(any(g.value) for g in found.gradients.values()) == active
         if active:
-            assert_closed_form(norm, "hinge", ([0.0], [0.5], [0.75]), margin)
+            assert_closed_form(norm, "hinge", triplet, margin)
 
 
 # ---------------------------------------------------------------- scales
@@ -160,8 +182,9 @@ def test_the_derivative_at_the_kink_of_the_hinge_is_0_and_beside_it_is_not(norm:
 def test_extreme_scales_have_the_closed_forms(norm: str, loss: str, exponent: int) -> None:
     # the distances themselves are kept comparable to the parameters, or the loss would only saturate
     triplet = [[c * 10.0**exponent for c in embedding] for embedding in (X, X_POS, X_NEG)]
-    size = 10.0 ** (exponent if norm == "l2" else max(min(2 * exponent, 300), -300))
-    parameters = own(norm, loss, temperature=size, margin=size)
+    degree = {"l2-squared": 2, "cosine": 0}.get(norm, 1)
+    size = 10.0 ** max(min(degree * exponent, 300), -300)
+    parameters = own(norm, loss, temperature=size, margin=size, epsilon=size)
     found = assert_closed_form(norm, loss, triplet, parameters)
     assert any(found.gradients["x"].value)
 

@@ -12,11 +12,13 @@ from derive_triplet import differentiate, generate, verify
 from derive_triplet.derive.launches import (
     BLOCK,
     FLOAT_TYPES,
+    REDUCTIONS,
     TEAMS,
     THREADS,
     WARP,
     fused_start,
     kernels,
+    mask_start,
     product_start,
     reduction,
     single_start,
@@ -72,9 +74,10 @@ def test_every_kernel_that_launchers_start_is_there(dtype: str) -> None:
     dims = range(1, BLOCK.reach * scalar.wide + 2 * scalar.wide)
     started = {fused_start(scalar, 1, dim).kernel for dim in dims}
     started |= {single_start(kernel, scalar, 1, dim).kernel for kernel in ("forward", "backward") for dim in dims}
-    assert started | {reduction(scalar)} == set(kernels([dtype], products=False))
-    products = {product_start(scalar, 1, dim).kernel for dim in dims}
-    assert started | products | {reduction(scalar)} == set(kernels([dtype]))
+    started |= {mask_start(scalar, 1, dim).kernel for dim in dims}
+    started |= {reduction(scalar, kernel) for kernel in REDUCTIONS}
+    assert started == set(kernels([dtype], products=False))
+    assert started | {product_start(scalar, 1, dim).kernel for dim in dims} == set(kernels([dtype]))
     assert len(kernels([dtype])) == len(set(kernels([dtype])))
 
 
@@ -105,7 +108,8 @@ def test_quick_verification_executes_kernels_that_launchers_start(dtype: str) ->
         "forward<",
         "backward<",
         "hvp<",
-        "reduce",
+        "mask<",
+        *REDUCTIONS,
     ):
         assert any(part in kernel for kernel in most), part
     assert {is_in_two(one) for one in (Depth.EVERY, Depth.MOST)} == {True}

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .. import nvcc, ptx
 from ..checks import EMBEDDINGS, run_checks
 from ..regimes import Array
 from ..report import Check
+from ..weighting import weighting_checks
 from .build import Caffe
 from .sources import run
 
@@ -68,11 +70,12 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
         return Verdict(".cu rendered", notes=(_MORE,))
     if isinstance(outcome, UsageError):
         return Verdict(".cu rendered", (Check(".cu compiles", _OLDEST, "", 1, 0, unit="errors", detail=str(outcome)),))
+    run, values = KernelRunner(product, outcome), product.settings.values(product.objective)
     checks = run_checks(
         product.objective,
-        KernelRunner(product, outcome),
+        run,
         product.settings.dtypes,
-        product.settings.values(product.objective),
+        values,
         product.derivation.translation_invariant,
         dims=_DIMS if thorough else _DIMS[-1:],
         shapes=_SHAPES if thorough else (),
@@ -81,11 +84,12 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
     )
     architectures = "all major architectures" if thorough else _OLDEST
     level = f"kernels run, PTX on the CPU (nvcc: {architectures})"
-    return Verdict(level, tuple(replace(check, name=f".cu {check.name}") for check in checks))
+    weighted = chain(*(weighting_checks(run, dtype, values) for dtype in product.settings.dtypes))
+    return Verdict(level, tuple(replace(check, name=f".cu {check.name}") for check in (*checks, *weighted)))
 
 
 class KernelRunner:
-    """A `checks.Runner` on the kernels; the host's part, which is to add the losses up, is done here."""
+    """A `WeightedRunner` on the kernels; the host's part, which is to weigh losses and add them up, is done here."""
 
     def __init__(self, product: Product, text: str) -> None:
         self.module = ptx.load(text, _names(text))
@@ -93,7 +97,13 @@ class KernelRunner:
         self.weights = rescale(product.kernel).saved_count
 
     def __call__(
-        self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
+        self,
+        x: Array,
+        x_pos: Array,
+        x_neg: Array,
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+        weights: Array | None = None,
     ) -> tuple[Any, Sequence[Array]]:
         (rows, dim), device = x.shape, ptx.Device()
         inputs = [device.buffer(name, array) for name, array in zip(EMBEDDINGS, (x, x_pos, x_neg), strict=True)]
@@ -102,14 +112,19 @@ class KernelRunner:
         saved = device.empty("saved", (rows, self.weights), x.dtype)
         # a struct of nothing is a byte long
         values = np.array([parameters[name] for name in self.parameters] or [0], x.dtype if self.parameters else "u1")
-        factor = x.dtype.type(1 / rows if reduction == "mean" else 1.0)
         forward, backward = (self.kernel(name, x.dtype) for name in ("Forward", "Backward"))
         # any grid works: two rows for some blocks
         device.launch(forward, -(-rows // 2), _THREADS, [rows, dim, *inputs, values, losses, saved])
-        blocks = -(-x.size // _BACKWARD_THREADS)
-        device.launch(backward, blocks, _BACKWARD_THREADS, [x.size, dim, factor, saved, *inputs, *gradients])
         loss = losses.array()
-        reduced = loss if reduction == "none" else factor * np.sum(loss, dtype=np.float64)
+        counted = np.ones(rows, x.dtype) if weights is None else weights
+        if reduction == "mean-active":
+            counted = np.where(loss == 0, 0, counted).astype(x.dtype)
+        divisor = {"mean": rows, "mean-active": max(np.count_nonzero(counted), 1)}.get(reduction, 1)
+        factor, blocks = x.dtype.type(1 / divisor), -(-x.size // _BACKWARD_THREADS)
+        arguments = [x.size, dim, factor, device.buffer("counted", counted), saved, *inputs, *gradients]
+        device.launch(backward, blocks, _BACKWARD_THREADS, arguments)
+        weighted = np.where(counted == 0, 0, counted.astype(np.float64) * loss)
+        reduced = loss if reduction == "none" else np.sum(weighted) / divisor
         return np.asarray(reduced, x.dtype), [gradient.array() for gradient in gradients]
 
     def kernel(self, name: str, dtype: Any) -> ptx.Program:

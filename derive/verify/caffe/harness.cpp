@@ -3,8 +3,9 @@
 //     harness TYPE ROWS DIM NET [LIBRARY...]
 //
 // TYPE is float or double. NET is the text of a NetParameter with inputs x, x_pos and x_neg, whose first axis says how
-// many rows are run at a time. Each LIBRARY holds layers, and is loaded. Standard input: x, x_pos and x_neg, ROWS x DIM
-// numbers each. Standard output: the loss of each part, then the gradients of x, x_pos and x_neg, as many numbers.
+// many rows are run at a time, and maybe weights, one for each. Each LIBRARY holds layers, and is loaded. Standard input:
+// x, x_pos and x_neg, ROWS x DIM numbers each, and ROWS weights if the net takes them. Standard output: the loss of each
+// part, then the gradients of x, x_pos and x_neg, as many numbers.
 #include <dlfcn.h>
 #include <google/protobuf/text_format.h>
 
@@ -27,6 +28,8 @@ void run(const caffe::NetParameter& param, size_t rows, size_t dim) {
     CHECK_EQ(rows * dim, fread(embeddings[i].data(), sizeof(Dtype), rows * dim, stdin));
   }
   caffe::Net<Dtype> net(param);
+  std::vector<Dtype> weights(net.has_blob("weights") ? rows : 0);
+  CHECK_EQ(weights.size(), fread(weights.data(), sizeof(Dtype), weights.size(), stdin));
   const char* const names[] = {"x", "x_pos", "x_neg"};
   const size_t part = net.blob_by_name("x")->count();
   for (size_t at = 0; at < rows * dim; at += part) {
@@ -34,6 +37,10 @@ void run(const caffe::NetParameter& param, size_t rows, size_t dim) {
       caffe::Blob<Dtype>& blob = *net.blob_by_name(names[i]);
       CHECK_EQ(part, blob.count());
       std::copy_n(embeddings[i].data() + at, part, blob.mutable_cpu_data());
+    }
+    if (!weights.empty()) {
+      caffe::Blob<Dtype>& blob = *net.blob_by_name("weights");
+      std::copy_n(weights.data() + at / dim, blob.count(), blob.mutable_cpu_data());
     }
     losses.push_back(net.ForwardBackward());
     for (int i = 0; i < 3; ++i) {

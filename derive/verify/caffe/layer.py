@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ...targets.caffe import layer_type, param_str
 from ..checks import DIMS, Method, run_checks
 from ..regimes import Array
 from ..report import Check, Report
+from ..weighting import weighting_checks
 from . import gpu
 from .build import COMMAND, ROOT_VARIABLE, Caffe, find, tools
 
@@ -32,6 +34,11 @@ _MORE = (
     f"'{COMMAND}' builds Caffe in about a minute, and {ROOT_VARIABLE} names one that is there: then the layer is run"
 )
 _CTYPES = {"float32": "float", "float64": "double"}
+_NORMALIZATION = {
+    "mean": "",
+    "sum": "loss_param { normalization: NONE }",
+    "mean-active": "loss_param { normalization: VALID }",
+}
 _TESTED = {"0": "float32", "1": "float64"}
 """What Google Test calls the types that Caffe's TestDtypesAndDevices lists."""
 
@@ -55,17 +62,22 @@ def verify_layer(product: Product, thorough: bool) -> Report:
         except UsageError as error:
             failed = Check("compiles", "", "", 1, 0, unit="errors", detail=str(error))
             return Report(product.target, "rendered", (failed,))
+        run, values = (
+            LayerRunner(caffe, library, layer_type(product.objective)),
+            product.settings.values(product.objective),
+        )
         checks = run_checks(
             product.objective,
-            LayerRunner(caffe, library, layer_type(product.objective)),
+            run,
             product.settings.dtypes,
-            product.settings.values(product.objective),
+            values,
             product.derivation.translation_invariant,
             dims=DIMS if thorough else (),
             full_range=rescale(product.kernel).full_range,
         )
+        weighted = chain(*(weighting_checks(run, dtype, values) for dtype in product.settings.dtypes))
         device = gpu.verified(product, on_gpu.result(), thorough)
-        found = (*checks, *own_test(caffe, product, folder, library, test.result()), *device.checks)
+        found = (*checks, *weighted, *own_test(caffe, product, folder, library, test.result()), *device.checks)
         return Report(product.target, f"run (Caffe); {device.level}", found, device.notes)
 
 
@@ -103,10 +115,10 @@ def compiled(caffe: Caffe, product: Product, folder: Path, flags: Sequence[str] 
 
 @dataclass(frozen=True)
 class LayerRunner:
-    """A `checks.Runner` on a layer in a net; what Caffe refuses raises `CaffeError`.
+    """A `WeightedRunner` on a layer in a net; what Caffe refuses raises `CaffeError`.
 
-    Rows are run one at a time for their losses. Their gradients come from the whole batch, and are NaN where those of
-    the row alone are not the same.
+    Without weights rows are run one at a time for their losses. Their gradients come from the whole batch, and are NaN
+    where those of the row alone are not the same.
     """
 
     caffe: Caffe
@@ -114,9 +126,18 @@ class LayerRunner:
     layer: str
 
     def __call__(
-        self, x: Array, x_pos: Array, x_neg: Array, parameters: Mapping[str, float], reduction: str = "none"
+        self,
+        x: Array,
+        x_pos: Array,
+        x_neg: Array,
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+        weights: Array | None = None,
     ) -> tuple[Any, Sequence[Array]]:
         batch, rows = (x, x_pos, x_neg), len(x)
+        if weights is not None:
+            total, gradients = self.run(batch, rows, 1, parameters, reduction, weights)
+            return total[0], gradients
         weight = 1 if reduction == "mean" else rows  # of a mean
         total, gradients = self.run(batch, rows, weight, parameters)
         if reduction != "none":
@@ -125,30 +146,41 @@ class LayerRunner:
         return losses, [np.where(a == b, a, np.nan) for a, b in zip(gradients, alone, strict=True)]
 
     def run(
-        self, batch: Sequence[Array], rows: int, weight: float, parameters: Mapping[str, float]
+        self,
+        batch: Sequence[Array],
+        rows: int,
+        weight: float,
+        parameters: Mapping[str, float],
+        reduction: str = "mean",
+        weights: Array | None = None,
     ) -> tuple[Array, list[Array]]:
-        """The losses and the gradients of a batch, so many rows at a time."""
-        dim = batch[0].shape[1]
+        """The losses and the gradients of a batch, so many rows at a time. weight: of the loss. weights: of rows."""
+        embedding = f"shape {{ dim: {rows} dim: {batch[0].shape[1]} }}"
+        shapes = {"x": embedding, "x_pos": embedding, "x_neg": embedding}
+        if weights is not None:
+            shapes["weights"] = f"shape {{ dim: {rows} }}"
+        tops, bottoms = (" ".join(f"{end}: '{name}'" for name in shapes) for end in ("top", "bottom"))
         net = (
-            f"force_backward: true layer {{ name: 'triplets' type: 'Input' top: 'x' top: 'x_pos' top: 'x_neg' "
-            f"input_param {{ shape {{ dim: {rows} dim: {dim} }} }} }} layer {{ name: 'loss' type: '{self.layer}' "
-            f"bottom: 'x' bottom: 'x_pos' bottom: 'x_neg' top: 'loss' loss_weight: {weight} "
+            f"force_backward: true layer {{ name: 'triplets' type: 'Input' {tops} "
+            f"input_param {{ {' '.join(shapes.values())} }} }} layer {{ name: 'loss' type: '{self.layer}' "
+            f"{bottoms} top: 'loss' loss_weight: {weight} {_NORMALIZATION[reduction]} "
             f"python_param {{ param_str: '{param_str(parameters)}' }} }}"
         )
-        return run_net(self.caffe, net, batch, [self.library])
+        return run_net(self.caffe, net, batch, [self.library], weights)
 
 
 def run_net(
-    caffe: Caffe, net: str, batch: Sequence[Array], libraries: Sequence[Path] = ()
+    caffe: Caffe, net: str, batch: Sequence[Array], libraries: Sequence[Path] = (), weights: Array | None = None
 ) -> tuple[Array, list[Array]]:
     """The losses of the parts of a batch, and the gradients of x, x_pos and x_neg, by a net with these inputs.
 
     net: the text of a NetParameter, with inputs x, x_pos and x_neg; their first axis is the length of a part.
-    libraries: of layers that Caffe does not have.
+    libraries: of layers that Caffe does not have. weights: of the rows, for a net with an input of that name.
     """
     dtype, shape = batch[0].dtype, batch[0].shape
     command = [str(tools(caffe).harness), _CTYPES[dtype.name], *map(str, shape), net, *map(str, libraries)]
-    inputs = b"".join(np.ascontiguousarray(array).tobytes() for array in batch)
+    given = batch if weights is None else (*batch, weights.astype(dtype))
+    inputs = b"".join(np.ascontiguousarray(array).tobytes() for array in given)
     done = subprocess.run(command, input=inputs, capture_output=True, env=caffe.environment, check=False)
     if done.returncode:
         raise CaffeError(complaint(done.stderr.decode(errors="replace")))

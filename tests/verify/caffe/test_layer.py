@@ -116,8 +116,8 @@ PLANTS = [
     Plant("parameter of the net ignored", CPP, r"CHECK\(value >> \*parameter", "double m; CHECK(value >> m", "loss"),
     Plant("positive and negative swapped", CPP, r"(x_\w+ = bottom\[)([12])", r"\1 3 - \2", "loss"),
     Plant("gradients swapped", CPP, r"(grad_x_\w+ =.*)bottom\[([12])", r"\1bottom[3 - \2", "gradient"),
-    Plant("batch factor of the loss missing", CPP, "= loss / rows", "= loss", "mean and sum"),
-    Plant("batch factor of the gradients missing", CPP, f"{ONE} / rows", TO_LOSS, "gradient"),
+    Plant("batch factor of the loss missing", CPP, "return sum / normalizer_", "return sum", "mean and sum"),
+    Plant("batch factor of the gradients missing", CPP, f"{ONE} / normalizer_", TO_LOSS, "gradient"),
     Plant("loss_weight ignored", CPP, ONE, "Dtype(top.size())", "gradient"),
     Plant("weights of the first row for all", CPP, r"restore\(saved \+ i \* weight_count", "restore(saved", "gradient"),
     Plant("last component left out", CPP, r"k < end; (\+\+k\) \{\n      accumulate)", r"k < end - 1; \1", "loss"),
@@ -126,14 +126,15 @@ PLANTS = [
     Plant("gradient of the first row for all", CPP, r"\? grad_x \+ k", "? grad_x + k - i * dim", "gradient"),
     Plant("gradient added to what was there", CPP, r"grad_x_neg\[j\] =", "grad_x_neg[j] +=", "gradient"),
     # nets do not show these
+    Plant("old gradients of masked rows", CPP, r"if \(grad_x_neg\) caffe_set.*", "", OWN),
     Plant("propagate_down ignored", CPP, r"propagate_down\[1\] \? (.*) : NULL", r"\1", OWN),
     Plant("shapes not compared", CPP, r"CHECK\(bottom\[i\]->shape\(\) == .*\)$", "CHECK(true)", OWN),
     Plant("empty batch taken", CPP, r"CHECK_GT\(bottom\[i\]->count\(\), 0\)", "CHECK_GT(1, 0)", OWN),
     Plant("unknown parameter taken", CPP, r"return NULL;", "return &parameters->temperature;", OWN),
     Plant("height and width left out", CPP, r"count\(1\)", "shape(1)", OWN),
     # compilers do
-    Plant("syntax error", CPP, r"double loss = 0;", "double loss = ;", "compiles"),
-    Plant("unused variable", CPP, r"double loss = 0;", r"double loss = 0; int unused;", "compiles"),
+    Plant("syntax error", CPP, r"double sum = 0;", "double sum = ;", "compiles"),
+    Plant("unused variable", CPP, r"double sum = 0;", r"double sum = 0; int unused;", "compiles"),
 ]  # fmt: skip
 
 
@@ -156,8 +157,10 @@ GPU_PLANTS = [
     Plant("gradient in the wrong place", CU, r"grad_x_neg\[k\] = to_x_neg", "grad_x_neg[k] = to_x_pos", ".cu gradient"),
     Plant("sum of the negatives not added", CU, r"sums->sum_neg \+= others.sum_neg", "sums->sum_neg += 0", ".cu loss"),
     Plant("one component too many", CU, r"j < dim;", "j <= dim;", ".cu runs"),
-    Plant("syntax error", CU, r"double loss = 0;", "double loss = ;", ".cu compiles"),
-    Plant("unused variable", CU, r"double loss = 0;", "double loss = 0; int unused;", ".cu compiles"),
+    Plant("weights ignored", CU, r"factor \* by", "factor", ".cu weights"),
+    Plant("masked rows left to their NaN", CU, r"if \(by != 0\)", "if (true)", ".cu weights"),
+    Plant("syntax error", CU, r"Dtype\* gradients\[3\];", "Dtype* gradients[;", ".cu compiles"),
+    Plant("unused variable", CU, r"Dtype\* gradients\[3\];", "Dtype* gradients[3]; int unused;", ".cu compiles"),
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from derive_triplet import Product, differentiate, generate
 from derive_triplet.derive.formats import FORMATS, from_bits, to_bits
-from derive_triplet.derive.launches import BLOCK, FLOAT_TYPES, TEAMS, THREADS, WARP, kernels, qualified
+from derive_triplet.derive.launches import BLOCK, FLOAT_TYPES, REDUCTIONS, TEAMS, THREADS, WARP, kernels, qualified
 from derive_triplet.derive.targets import numpy as numpy_target
 from derive_triplet.derive.verify import nvrtc, ptx
 
@@ -47,7 +47,11 @@ def compiled(text: str, architecture: str, names: tuple[str, ...]) -> ptx.Module
 def module(norm: str, loss: str, dtype: str, architecture: str = "sm_75") -> tuple[ptx.Module, Product]:
     """All kernels of one float type, and what they come from."""
     cuda = product(norm, loss, "cuda")
-    names = (qualified(cuda.objective.stem, kernel) for kernel in kernels([dtype]) if "reduce" not in kernel)
+    names = (
+        qualified(cuda.objective.stem, kernel)
+        for kernel in kernels([dtype])
+        if kernel.partition("<")[0] not in REDUCTIONS
+    )
     return compiled(cuda.text(".cuh"), architecture, tuple(names)), cuda
 
 

@@ -1,0 +1,159 @@
+"""Verification of weights of rows, and of the mean over the active rows: those whose weighted loss is not 0.
+
+It takes no reference: by the losses and gradients of the rows, which have been compared with one, the results of a
+weighted batch are known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..formats import FORMATS
+from .checks import BOUND, EMBEDDINGS
+from .regimes import Array
+from .report import Check
+
+REDUCTIONS = ("sum", "mean", "mean-active")
+DIM = 25  # no access of several components fits
+_ORDINARY, _AT_REST = 6, 2  # rows
+_FAR = 2.0**13  # times the others is a negative of a row at rest
+
+Results = tuple[Any, Sequence[Array]]
+
+
+class WeightedRunner(Protocol):
+    """A `checks.Runner` that takes weights of shape (rows,), and has the reduction 'mean-active'."""
+
+    def __call__(
+        self,
+        x: Array,
+        x_pos: Array,
+        x_neg: Array,
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+        weights: Array | None = None,
+    ) -> Results: ...
+
+
+def weighting_checks(
+    runner: WeightedRunner, dtype: str, parameters: Mapping[str, float], reductions: Sequence[str] = REDUCTIONS
+) -> tuple[Check, ...]:
+    """Everything that is asked of weights. reductions: those that take weights."""
+    try:
+        with np.errstate(all="ignore"):
+            weighting = _Weighting(runner, dtype, parameters, reductions)
+            return weighting.checks() if len(weighting.loss) else ()
+    except Exception as error:  # the code under test may raise anything, and that is a finding
+        detail = f"{type(error).__name__}: {error}"
+        return (Check("weights", "runs", dtype, 1, 0, unit="errors", detail=detail),)
+
+
+class _Weighting:
+    """One runner, a batch, and what its rows come to without weights: those rows that come to numbers."""
+
+    def __init__(
+        self, runner: WeightedRunner, dtype: str, parameters: Mapping[str, float], reductions: Sequence[str]
+    ) -> None:
+        self.runner, self.dtype, self.parameters, self.reductions = runner, dtype, parameters, reductions
+        self.computed_in = FORMATS[dtype].computed_in
+        x, x_pos, x_neg = batch = _batch(dtype)
+        loss, gradients = runner(x, x_pos, x_neg, parameters)
+        finite = np.isfinite(loss) & np.all(np.isfinite(gradients), axis=(0, 2))
+        self.batch = [embedding[finite] for embedding in batch]
+        self.loss = np.asarray(loss[finite], np.float64)
+        self.gradients = np.asarray([gradient[finite] for gradient in gradients], np.float64)
+
+    def checks(self) -> tuple[Check, ...]:
+        rows = np.arange(len(self.loss))
+        # at most 1, so that nothing overflows
+        weights = FORMATS[self.computed_in].rounded((1 + rows / 7) / 2 * (rows % 3 != 1)).astype(np.float64)
+        errors = [self.error(self.run(reduction, weights), reduction, weights) for reduction in self.reductions]
+        return (
+            Check("weights", "any", self.dtype, float(np.max(errors)), BOUND),
+            self.exactly("powers of 2", self.differing_powers(2.0 ** -(rows % 4))),
+            Check("weights", "0 for rows of NaN and Inf", self.dtype, self.error_of_masked(weights), BOUND),
+            self.exactly("NaN in other rows", self.hidden(weights)),
+            self.exactly("no row is active", self.nonzero_without_active()),
+        )
+
+    def exactly(self, regime: str, differing: int) -> Check:
+        return Check("weights", regime, self.dtype, differing, 0, unit="numbers")
+
+    def run(self, reduction: str, weights: Array, batch: Sequence[Array] | None = None) -> Results:
+        x, x_pos, x_neg = batch or self.batch
+        return self.runner(x, x_pos, x_neg, self.parameters, reduction, weights.astype(self.computed_in))
+
+    def error(self, found: Results, reduction: str, weights: Array) -> float:
+        """In ULPs, of a loss at the size of what is added, of a gradient at that of its row's largest."""
+        losses = weights * self.loss
+        active = losses != 0
+        factor = {"mean": 1 / len(losses), "mean-active": 1 / max(int(np.sum(active)), 1)}.get(reduction, 1.0)
+        factors = factor * weights * (active if reduction == "mean-active" else 1)
+        gradients = factors[:, None] * self.gradients
+        wanted, added = (losses, np.abs(losses)) if reduction == "none" else (np.sum(losses), np.sum(np.abs(losses)))
+        of_loss = _ulps(found[0], factor * wanted, factor * added, self.computed_in)
+        of_gradients = _ulps(found[1], gradients, np.max(np.abs(gradients), axis=(0, 2))[:, None], self.dtype)
+        return float(np.maximum(of_loss, of_gradients))
+
+    def differing_powers(self, weights: Array) -> int:
+        """How many gradients, above the range of subnormal numbers, are not exactly those times their weights."""
+        wanted = weights[:, None] * self.gradients
+        normal = np.minimum(np.abs(wanted), np.abs(self.gradients)) >= FORMATS[self.dtype].tiny
+        found = np.asarray(self.run("sum", weights)[1], np.float64)
+        return int(np.count_nonzero((found != wanted) & normal))
+
+    def error_of_masked(self, weights: Array) -> float:
+        """The error where rows of weight 0 hold NaN and infinity; infinite where their gradients are not exactly 0."""
+        out, masked = weights == 0, [embedding.copy() for embedding in self.batch]
+        for embedding, bad in zip(masked, (np.nan, np.inf, -np.inf), strict=True):
+            embedding[out] = bad
+        results = {reduction: self.run(reduction, weights, masked) for reduction in self.reductions}
+        if any(np.any(np.asarray(gradients)[:, out]) for _, gradients in results.values()):
+            return math.inf
+        return float(np.max([self.error(found, reduction, weights) for reduction, found in results.items()]))
+
+    def hidden(self, weights: Array) -> int:
+        """How many numbers are not NaN that are without weights, or whose gradients are, where the weight is not 0."""
+        x, x_pos, x_neg = [embedding.copy() for embedding in self.batch]
+        x[:, 0] = np.nan
+        counted = weights != 0
+        losses, gradients = self.runner(x, x_pos, x_neg, self.parameters)
+        bad = np.isnan(gradients)[:, counted]
+        bad_loss = np.isnan(losses)[counted] | np.any(bad, axis=(0, 2))
+        hidden = 0
+        for reduction in self.reductions:
+            loss, of = self.run(reduction, weights, [x, x_pos, x_neg])
+            is_bad, found = (bad_loss, loss[counted]) if reduction == "none" else (np.any(bad_loss), loss)
+            hidden += int(np.count_nonzero(is_bad & ~np.isnan(found)))
+            hidden += int(np.count_nonzero(bad & ~np.isnan(np.asarray(of)[:, counted])))
+        return hidden
+
+    def nonzero_without_active(self) -> int:
+        """How many numbers are not 0 where no row has a weight, and where of those that have one none has a loss."""
+        nothing, at_rest = np.zeros(len(self.loss)), np.where(self.loss == 0, 1.0, 0.0)
+        results = [self.run(reduction, nothing) for reduction in self.reductions]
+        results.append(self.run("mean-active", at_rest))
+        return sum(_nonzero(loss) + _nonzero(gradients) for loss, gradients in results)
+
+
+def _batch(dtype: str) -> list[Array]:
+    """Rows whose distances are of order 1, that to the positive being the larger one, and then rows at rest."""
+    random = np.random.Generator(np.random.PCG64(DIM))
+    shape = _ORDINARY + _AT_REST, DIM
+    x, x_pos, x_neg = (random.uniform(-1, 1, shape) / math.sqrt(DIM) for _ in EMBEDDINGS)
+    x_neg[:_ORDINARY] = (x + x_neg)[:_ORDINARY] / 2
+    x_pos[_ORDINARY:], x_neg[_ORDINARY:] = x[_ORDINARY:], _FAR * x_neg[_ORDINARY:]
+    return [FORMATS[dtype].rounded(array) for array in (x, x_pos, x_neg)]
+
+
+def _ulps(found: Any, wanted: Any, size: Any, dtype: str) -> float:
+    error = np.abs(np.asarray(found, np.float64) - wanted) / (FORMATS[dtype].eps * size + FORMATS[dtype].tiny)
+    return float(np.max(error))
+
+
+def _nonzero(found: Any) -> int:
+    return int(np.count_nonzero(found))

@@ -1,0 +1,67 @@
+"""The driver itself: it reports a mutant that no test sees, and none that one sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from mutation.mutants import c_mutants_of, mutants_of, sample
+
+RUN = Path(__file__).with_name("run.py")
+TARGET = '''"""A docstring: 1 + 1."""
+
+
+def clamped(x: int = 1 + 1) -> int:
+    """2 + 2."""
+    if x > 10:
+        return 10
+    return x + 1
+'''
+TESTS = """import sys
+sys.path.insert(0, {folder!r})
+
+def test_clamped():
+    from target import clamped
+    assert (clamped(1), clamped(20)) == (2, 10)
+"""
+
+
+def run(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    (folder / "target.py").write_text(TARGET)
+    (folder / "test_target.py").write_text(tests.format(folder=str(folder)))
+    command = [sys.executable, RUN, folder / "target.py", "--tests", folder / "test_target.py", "--only", ": x "]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def test_a_mutant_that_no_test_sees_is_reported(tmp_path: Path) -> None:
+    done = run(tmp_path, TESTS)
+    assert done.returncode == 1, done.stderr
+    survived = [line.partition(" line ")[2] for line in done.stdout.splitlines() if line.startswith("survived: ")]
+    assert survived == ["6: x > 10 -> (x >= 10)"]
+    assert "line 8: x + 1 -> (x - 1): killed" in done.stdout
+    assert f"| {tmp_path / 'target.py'} | 5 | 2 | 1 | 0 | 1 |" in done.stdout
+    assert (tmp_path / "target.py").read_text() == TARGET
+
+
+def test_nothing_is_said_without_tests_that_import_the_module(tmp_path: Path) -> None:
+    done = run(tmp_path, "def test_nothing():\n    assert True\n")
+    assert done.returncode == 1
+    assert "its tests do not pass, or do not import it, without a mutant" in done.stderr
+
+
+def test_mutants_are_of_what_runs_and_stand_where_they_say() -> None:
+    found = mutants_of(TARGET)
+    assert {mutant.line for mutant in found} == {6, 7, 8}
+    assert len({mutant.text for mutant in found}) == len(found)
+    assert mutants_of("é = 'é' ; b = not (1 -\n 2)\n")[0].text == "é = 'é' ; b = (1 - 2)\n"
+    assert sample(found, 3, seed=1) == sample(found, 3, seed=1)
+
+
+def test_mutants_of_c_are_of_code() -> None:
+    found = [mutant.text for mutant in c_mutants_of("#define A a + b\nx = -a + T(0);  // a + b\n")]
+    assert found == [
+        "#define A a + b\nx = a + T(0);  // a + b\n",
+        "#define A a + b\nx = -a - T(0);  // a + b\n",
+        "#define A a + b\nx = -a + T(1);  // a + b\n",
+    ]
