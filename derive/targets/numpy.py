@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import sympy as sp
 
     from ..differentiate import Derivation
-    from ..kernel import Assignment, RowKernel
+    from ..kernel import Assignment, Reduction, RowKernel
     from ..rescale import Rescaled
     from ..verify.checks import Method
     from ..verify.report import Report
@@ -79,15 +79,28 @@ def _slots(rescaled: Rescaled, vectors: Iterable[str], part: str) -> dict[str, A
     of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in rescaled.kernel.constants}
     parameters = {parameter.name for parameter in rescaled.kernel.parameters}
     scales = rescaled.scales.values()
-    mapped = ShortNumpyPrinter(names, scales)
-    printed = slots(rescaled, ShortNumpyPrinter(), ShortNumpyPrinter(names | of_row, scales), mapped)
-    for stage in printed["stages"]:  # a parameter that is taken into the rows
+    mapped, reduced = ShortNumpyPrinter(names, scales), ShortNumpyPrinter(names | of_row, scales)
+    printed = slots(rescaled, ShortNumpyPrinter(), reduced, mapped)
+    for stage, of in zip(printed["stages"], rescaled.kernel.stages, strict=True):
+        stage["reductions"] = [_reduction(one, reduced, stage["components"]) for one in of.reductions]
+        # a parameter that is taken into the rows
         stage["scalars"] = [(n, f"np.full(len(x), {v})" if v in parameters else v) for n, v in stage["scalars"]]
     return {
         **printed,
         "scale_names": [f"scale_{name}" for name in rescaled.scales],
         "maps": [line for one in rescaled.kernel.maps for line in _map(one, mapped, part)],
     }
+
+
+def _reduction(one: Reduction, printer: ShortLines, components: list[tuple[str, str]]) -> tuple[str, str]:
+    """The name of a reduction and what is added to it; a term that is too long for that is one more component."""
+    from sympy import Symbol
+
+    text = printer.reduction(one.term, one.kind)
+    if len(f"{one.name} += {text}") <= printer.room:
+        return one.name, text
+    components += printer.lines(named := f"of_{one.name}", one.term)
+    return one.name, printer.reduction(Symbol(named), one.kind)
 
 
 def _map(one: Assignment, printer: ShortLines, part: str) -> list[tuple[str, str]]:
@@ -103,7 +116,7 @@ def _map(one: Assignment, printer: ShortLines, part: str) -> list[tuple[str, str
 
 class NumpyTarget(Target):
     name = "numpy"
-    title = "one NumPy module: value, value_and_grad, hvp"
+    title = "one NumPy module: value, value_and_grad, hvp (not on lp)"
     templates = {"layer.py.jinja": "{stem}.py"}
     executable = True
 
