@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import mpmath
@@ -258,11 +258,31 @@ class LatexPrinter(InfixPrinter):
         return rf"\mathbf{{1}}_{{{self(expr.args[0])} > 0}}", ATOM
 
 
+_PAGE = 55
+"""The width of a page, which no formula leaves that can be broken."""
+
+
 def broken(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> tuple[str, ...]:
-    """`expr` in one piece, or a sum that is too wide in one piece for each of its terms, signs in front."""
+    """`expr` in one piece, or a sum that is too wide in one piece for each of its terms, signs in front.
+
+    So is a product with a sum that is wider than a page.
+    """
     printer = LatexPrinter(named)
     whole = printer(expr)
-    return (whole,) if width(whole) <= WIDE or not expr.is_Add else printer.terms(expr)
+    if width(whole) > WIDE and expr.is_Add:
+        return printer.terms(expr)
+    sums = [factor for factor in expr.args if factor.is_Add] if width(whole) > _PAGE else []
+    for terms in map(printer.terms, sums):
+        before, inside, after = whole.partition(rf"\left({' '.join(terms)}\right)")
+        if inside:
+            return (rf"{before}\bigl({terms[0]}", *terms[1:-1], rf"{terms[-1]}\bigr){after}")
+    return (whole,)
+
+
+def aligned(pieces: Sequence[str]) -> str:
+    """The pieces of a broken formula below each other, for use in a display."""
+    lines = r" \\ & ".join(pieces)
+    return lines if len(pieces) == 1 else rf"\begin{{aligned}}[t] & {lines} \end{{aligned}}"
 
 
 def to_latex(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> str:

@@ -41,6 +41,7 @@ class Reader:
     ENDS = frozenset(("+", "-", "}", ")", ",", "=", ">", "/", r"\right)", r"\right]", r"\right|", ""))
 
     def __init__(self, text: str, names: Mapping[str, sp.Expr]) -> None:
+        text = text.replace(r"\bigl(", r"\left(").replace(r"\bigr)", r"\right)")
         self.tokens, self.names = [*self.TOKEN.findall(text), ""], names
         assert not re.sub(r"\s", "", self.TOKEN.sub("", text)), f"not understood: {text}"
 

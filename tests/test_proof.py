@@ -88,7 +88,9 @@ def test_a_displayed_line_is_its_step_and_stands_in_the_document(objective: Obje
     text = text_of(objective)
     for name, chain in proof_of(objective).chains.items():
         for line in chain:
-            assert " ".join(line.right) == to_latex(line.step.after, {} if name == "directions" else named)
+            assert re.sub(r"\\bigl(?=\()", r"\\left", " ".join(line.right)).replace(r"\bigr)", r"\right)") == to_latex(
+                line.step.after, {} if name == "directions" else named
+            )
             assert line.rule == line.step.rule
             assert all(f" {re.sub(r'[ ]+', ' ', piece)} " in text for piece in line.right)
 

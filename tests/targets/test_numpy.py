@@ -273,7 +273,7 @@ def test_options_outside_their_domain_are_refused(module: ModuleType, product: P
             function(*three(), reduction="max")
         for parameter in product.objective.parameters:
             for bad in BAD_PARAMETERS[parameter.domain]:
-                expected = f"{parameter.name} is {bad}; expected a {parameter.domain} number"
+                expected = f"{parameter.name} is {bad}; expected a {parameter.number}"
                 with pytest.raises(ValueError, match=expected):
                     function(*three(), **{parameter.name: bad})
             if parameter.domain == "nonnegative":
