@@ -297,7 +297,7 @@ def has_an_answer(of: Made, batch: Batch, dtype: str) -> bool:
 
     It decides a side where d_pos - d_neg, or a hinge's or a component's kink, is within the rounding of its terms.
     """
-    largest, rounding = mpmath.mpf(float(np.finfo(dtype).max)), 64 * EPS
+    largest, rounding = mpmath.mpf(float(np.finfo(dtype).max)), 64 * float(np.finfo(dtype).eps)
     with mpmath.workdps(700):
         vectors = [[mpmath.mpf(float(c)) for c in embedding[0]] for embedding in batch]
         d_pos, d_neg = (distance_between(of.objective, vectors[0], y, of.defaults) for y in vectors[1:])
