@@ -295,7 +295,8 @@ def anywhere(dtype: str) -> st.SearchStrategy[Batch]:
 def has_an_answer(of: Made, batch: Batch, dtype: str) -> bool:
     """Whether differences and distances are numbers of the type, and rounding decides neither a side nor everything.
 
-    It decides a side where d_pos - d_neg, or a hinge's or a component's kink, is within the rounding of its terms.
+    It decides a side where d_pos - d_neg, or a hinge's or a component's kink, is within the rounding of its terms, and
+    everything between directions that are nearly, but not quite, the same.
     """
     largest, rounding = mpmath.mpf(float(np.finfo(dtype).max)), 64 * float(np.finfo(dtype).eps)
     with mpmath.workdps(700):
@@ -307,6 +308,11 @@ def has_an_answer(of: Made, batch: Batch, dtype: str) -> bool:
         has_kinks = of.objective.distance.name == "l1" and of.objective.of_units
         if has_kinks and any(0 < abs(a - b) <= rounding * (abs(a) + abs(b)) for a, b in pairs):
             return False
+        angles = [mpmath.norm([a - b for a, b in zip(parts[0], y, strict=True)]) for y in parts[1:]]
+        if of.objective.of_units and any(0 < angle < mpmath.sqrt(rounding) for angle in angles):
+            return (
+                False  # rounding turns the direction from one unit vector to the other, by its square over the angle's
+            )
         if abs(d_pos - d_neg + of.defaults.get("margin", mpmath.inf)) <= size:
             return False
         return max(d_pos, d_neg, *(abs(a - b) for a, b in pairs)) <= largest and (delta > size or size < 1)
