@@ -119,6 +119,19 @@ def test_a_slope_beside_one_that_is_much_larger_is_exact() -> None:
         assert abs(found.gradients["x_pos"].value[0] * (1 + mpmath.exp(300)) + 1) < 1e-20
 
 
+def test_a_short_vector_beside_a_long_one_has_its_gradient() -> None:
+    """Its unit vector turns far by a step that is small beside its own components."""
+    long, short, tiny = [1e-30, 100.0, 1e-30], [1e-30, 1e-30, 0.0], [1.0, 1.0, 1.0]
+    objective = Objective(DISTANCES["l2-squared"], UNEVEN, normalize=True)
+    found = reference(objective, long, tiny, short, {}).gradients["x_neg"].value[2]
+    with mpmath.workdps(60):
+        units = [[mpmath.mpf(c) / mpmath.norm(v) for c in v] for v in (long, tiny, short)]
+        p = mpmath.fsum((a - b) ** 2 for a, b in zip(units[0], units[1], strict=True))
+        # of the cosine, by a component that is 0
+        wanted = (mpmath.mpf(1.5) * p - 3) * -2 * units[0][2] / mpmath.norm(short)
+        assert abs(found / wanted - 1) < 1e-20
+
+
 # ---------------------------------------------------------------- checks
 
 L2_HINGE = Objective(DISTANCES["l2"], own_loss("max(0, d_pos - d_neg + 1)", name="mine"))
