@@ -12,7 +12,7 @@ import pytest
 import sympy as sp
 
 from derive_triplet import DISTANCES, DefinitionError, Loss, Objective, differentiate, generate, own_loss
-from derive_triplet.derive.expression import FUNCTIONS, Definition
+from derive_triplet.derive.expression import FUNCTIONS, Algebra, Definition
 from derive_triplet.derive.functions import step
 from derive_triplet.derive.lemmas import derive_distance, derive_loss
 from derive_triplet.derive.lower import lower
@@ -38,6 +38,17 @@ def test_every_function_takes_its_own_number_of_arguments(name: str) -> None:
 def test_a_number_that_is_too_large_is_refused_before_it_is_computed(text: str) -> None:
     with pytest.raises(DefinitionError, match=r"line 1, column \d+: the number is too large"):
         Definition(text, ("a",))
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_a_number_stands_first_so_that_its_slope_is_taken_at_a_kink(name: str) -> None:
+    asked: list[tuple[Any, Any]] = []
+    algebra = Algebra(
+        number=float, functions={name: lambda *both: asked.append(both)}, reduce=lambda kind, term: term(0)
+    )
+    for text in (f"{name}(a, 0)", f"{name}(0, a)", f"{name}(a, b)"):
+        Definition(text, ("a", "b")).read(algebra, {"a": "A", "b": "B"})
+    assert asked == [(0, "A"), (0, "A"), ("A", "B")]
 
 
 # ---------------------------------------------------------------- lemmas, units
