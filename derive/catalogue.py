@@ -27,7 +27,8 @@ RESERVED = frozenset(
     }
 )
 _RESERVED = re.compile(
-    r"(t|z|s|q)\d+|(weight|slope|sum|root|scale|scaled|unscaled)_?(pos|neg|swap|\d).*|np|parameters|row|sums"
+    r"(t|z|s|q)\d+|(weight|slope|sum|max|root|largest|share|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
+    r"|np|parameters|row|sums|exponent_.*"
     r"|(inverse|unit|square|along|norm|dot|g)_x.*"
 )
 
@@ -42,13 +43,13 @@ PAIRS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """The distances that a loss may be a formula of, and the two embeddings that each is the distance of."""
 
-DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "real": ""})
+DOMAINS: Mapping[str, str] = MappingProxyType({"positive": ">0", "nonnegative": ">=0", "at least 1": ">=1", "real": ""})
 """What a parameter may be, and how a command says so."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A real constant of a distance or loss; `domain` is 'positive', 'nonnegative' or 'real'."""
+    """A real constant of a distance or loss; `domain` is one of `DOMAINS`."""
 
     name: str
     default: float
@@ -60,10 +61,15 @@ class Parameter:
             raise UsageError(f"{self.name}: the domain is {self.domain!r}; expected {', '.join(DOMAINS)}")
         self.check(self.default)
 
+    @property
+    def number(self) -> str:
+        """What it is, for people, behind an article."""
+        return "number of at least 1" if self.domain == "at least 1" else f"{self.domain} number"
+
     def check(self, value: float) -> float:
         """`value`, or a `UsageError` when it lies outside the domain."""
         if not (math.isfinite(value) and self.holds(value)):
-            raise UsageError(f"{self.name} must be a finite {self.domain} number, not {value}")
+            raise UsageError(f"{self.name} must be a finite {self.number}, not {value}")
         return value
 
     def option(self, value: float) -> str:
@@ -72,7 +78,8 @@ class Parameter:
 
     def holds(self, value: Any) -> bool:
         """Whether a number has the sign that the domain asks for."""
-        return bool(self.domain == "real" or value > 0 or (self.domain == "nonnegative" and value == 0))
+        least = {"real": -math.inf, "at least 1": 1}.get(self.domain, 0)
+        return bool(value > least or (value == least and self.domain in ("nonnegative", "at least 1")))
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,7 @@ class Objective:
         return (*self.distance.parameters, *self.loss.parameters)
 
 
+P = Parameter("p", 3.0, "at least 1", "the exponent of the norm")
 EPSILON = Parameter("epsilon", 0.01, "positive", "below about this distance the cone point is rounded off")
 TEMPERATURE = Parameter("temperature", 1.0, "positive", "the distances are divided by it before the exponential")
 MARGIN = Parameter("margin", 0.2, "nonnegative", "by how much the negative must be farther than the positive")
@@ -268,6 +276,21 @@ _DISTANCES = (
                 where="x_k = y_k for some k",
                 why="a term has a kink there: its subdifferential is [-1, 1], "
                 "and 0 is its least and only odd-symmetric element",
+            ),
+        ),
+    ),
+    Distance(
+        name="lp",
+        title="Minkowski distance, the p-norm",
+        definition="sum(abs(x - y)**p)**(1/p)",
+        reference=_AGGARWAL,
+        parameters=(P,),
+        singularities=(
+            Singularity(
+                locus="sum(abs(x - y))",
+                where="x = y",
+                why="the norm has a cone point: 0 is the least element of its subdifferential and the only "
+                "odd-symmetric one",
             ),
         ),
     ),

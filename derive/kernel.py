@@ -116,6 +116,14 @@ class RowKernel:
         values += [reduction.term for reduction in self.reductions]
         return frozenset(type(node).__name__ for value in values for node in value.atoms(Node))
 
+    @property
+    def has_powers(self) -> bool:
+        """Whether the program raises to powers that are no products of a few factors or roots."""
+        values = [a.value for a in (*self.components, *self.scalars, *self.maps)]
+        powers = sp.Tuple(*values, *(reduction.term for reduction in self.reductions)).atoms(sp.Pow)
+        usual = {sp.S.Half, -sp.S.Half, *map(sp.Integer, range(-4, 5))}
+        return any(power.exp not in usual for power in powers)
+
     def with_scalars(self, scalars: Iterable[Assignment], reductions: Iterable[Reduction] = ()) -> RowKernel:
         """The kernel with other scalars in its last stage, and with reductions added there."""
         last = self.stages[-1]

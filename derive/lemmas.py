@@ -100,10 +100,10 @@ def _distance_gradient(
     shift, power = value.as_independent(sp.Sum, as_Add=True)
     terms = []
     for weight, derivative in zip(weights.values(), inner, strict=True):
-        content, elementwise = _primitive(derivative.subs(i, k))
+        content, elementwise = _taken_apart(sp.powsimp(derivative.subs(i, k)))
         if elementwise.as_coefficients_dict()[symbols.x[k]] < 0:
             content, elementwise = -content, -elementwise
-        terms.append(Term(content * weight.subs(power, d - shift), elementwise))
+        terms.append(Term(sp.powsimp(content * _in_d(weight.subs(power, d - shift), value)), elementwise))
     chain = Chain(f"gradient of d in {variable}", sp.Derivative(value, variable[k]), setting)
     chain.then(
         "chain rule",
@@ -126,6 +126,20 @@ def _distance_gradient(
         "cancel constants and write the distance by its name",
     )
     return chain.qed(), tuple(terms)
+
+
+def _taken_apart(derivative: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
+    """Its factors that are the same for all components, numbers and parameters, and the rest."""
+    content, rest = _primitive(derivative)
+    constant, elementwise = rest.as_independent(sp.Indexed, as_Add=False)
+    return content * constant, elementwise
+
+
+def _in_d(weight: sp.Expr, value: sp.Expr) -> sp.Expr:
+    """`weight` without the sum, where the distance is a symbolic power of one."""
+    total, exponent = value.as_base_exp()
+    is_symbolic = isinstance(total, sp.Sum) and not exponent.is_number
+    return weight.xreplace({total: d ** (1 / exponent)}) if is_symbolic else weight
 
 
 def _collapsed(part: sp.Expr) -> sp.Expr:

@@ -19,6 +19,7 @@ from .errors import StepError
 from .evaluate import evaluate
 from .functions import hypot, masked_ratio, product, quotient
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
+from .largest import by_largest
 from .lemmas import Term
 from .normalization import Normalization
 from .steps import DIGITS, Step
@@ -58,6 +59,7 @@ def lower(derivation: Derivation) -> RowKernel:
         maps=tuple(maps),
     )
     kernel = _without_dead_code(_with_common_subexpressions(_in_difference_of_distances(kernel, derivation)))
+    kernel = by_largest(kernel)
     _check(kernel, derivation, derivation)
     if derivation.normalization:
         kernel = on_units(kernel)
@@ -192,7 +194,7 @@ def _masked(coefficient: sp.Expr) -> sp.Expr:
         *(symbol for symbol in coefficient.free_symbols if symbol.name.startswith("sum_")),
     }
     powers = coefficient.as_powers_dict().items()
-    vanishing = [b**-p for b, p in powers if p.is_negative and not b.is_positive and b.free_symbols & may_vanish]
+    vanishing = [b**-p for b, p in powers if not p.is_nonnegative and not b.is_positive and b.free_symbols & may_vanish]
     below = sp.Mul(*vanishing)
     return coefficient if below == 1 else masked_ratio(coefficient * below, below)
 

@@ -44,8 +44,8 @@ class InfixPrinter:
         """Name and printed value of each."""
         return [(assignment.name, self(assignment.value)) for assignment in assignments]
 
-    def reduction(self, term: sp.Expr) -> str:
-        """What stands for the sum of a term over the components; where a loop adds them up, the term."""
+    def reduction(self, term: sp.Expr, kind: str) -> str:
+        """What stands for a term reduced over the components; where a loop does that, the term."""
         return self(term)
 
     def _print(self, expr: sp.Expr) -> tuple[str, int]:

@@ -53,7 +53,7 @@ def rescale(kernel: RowKernel) -> Rescaled:
     owners = _owners(named)
     found = owners and _with_scales(named, owners)
     if not found:
-        return Rescaled(kernel, {})
+        return Rescaled(kernel, {}, _has_largest(kernel) and _is_of_delta(kernel))
     _check(found, kernel)
     return found
 
@@ -92,7 +92,8 @@ def _owners(kernel: RowKernel) -> dict[sp.Symbol, sp.Symbol]:
     """
     owners: dict[sp.Symbol, sp.Symbol] = {}
     sizes = {component.symbol: component.value.free_symbols & set(kernel.constants) for component in kernel.components}
-    written = {r: [symbol for symbol in sizes if symbol in r.term.free_symbols] for r in kernel.reductions}
+    sums = [r for r in kernel.reductions if r.kind == "sum"]  # the largest component leaves no range
+    written = {r: [symbol for symbol in sizes if symbol in r.term.free_symbols] for r in sums}
     for reduction, inside in sorted(written.items(), key=lambda item: len(item[1])):
         if any(sizes[symbol] for symbol in inside):
             continue
@@ -188,6 +189,8 @@ def _in_place(value: sp.Expr, inverses: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
 
 def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol], scales: Collection[str]) -> bool:
     """Whether the loss depends on d_pos - d_neg alone, which is one sum or made of scalars of degree 1."""
+    if _has_largest(kernel):
+        return _is_of_delta(kernel)
     distances = set(symbols.DISTANCES)
     if not any(a.value.free_symbols & distances for a in kernel.scalars):
         return [r.symbol.is_nonnegative for r in kernel.stages[-1].reductions if r.name in scales] == [None]
@@ -196,6 +199,17 @@ def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol], scales: Co
     reduced = {r.symbol for r in last.reductions}
     made_of_sums = {a.symbol for a in rest if a.value.free_symbols & reduced}
     return homogeneous == made_of_sums and not any(a.value.free_symbols & distances for a in rest)
+
+
+def _has_largest(kernel: RowKernel) -> bool:
+    """Whether sums are of components over the largest, which needs no scales."""
+    return any(r.kind == "max" for r in kernel.reductions)
+
+
+def _is_of_delta(kernel: RowKernel) -> bool:
+    """Whether nothing but d_pos - d_neg depends on the distances."""
+    rest = [a.value for a in kernel.scalars if a.value != symbols.d_pos - symbols.d_neg]
+    return not any(value.free_symbols & set(symbols.DISTANCES) for value in rest)
 
 
 def _degree(term: sp.Expr, owners: Mapping[sp.Symbol, sp.Symbol]) -> sp.Expr | None:

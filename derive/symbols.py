@@ -46,7 +46,8 @@ d_pos, d_neg, d_swap = DISTANCES = tuple(sp.Symbol(name, nonnegative=True) for n
 
 def parameter(p: Parameter) -> sp.Symbol:
     """The symbol of a parameter, with its domain as an assumption."""
-    return sp.Symbol(p.name, real=True, **({} if p.domain == "real" else {p.domain: True}))
+    known = {"real": {}, "nonnegative": {"nonnegative": True}}.get(p.domain, {"positive": True})
+    return sp.Symbol(p.name, real=True, **known)
 
 
 def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:

@@ -7,6 +7,7 @@ weights times sums of u with the factors, which are added up with all other sums
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import sympy as sp
@@ -41,10 +42,14 @@ def on_units(kernel: RowKernel) -> RowKernel:
                 parts.append(sign * weight * dots.setdefault(units[e] * sign * factor, name))
         alongs.append(Assignment(along, sp.Add(*parts)))
         maps.append(replace(gradient, value=sp.Mul(inverses[e], value - along * units[e])))
-    (stage,) = kernel.stages
+    *before, stage = kernel.stages
+
+    def of_units(reductions: Iterable[Reduction]) -> tuple[Reduction, ...]:
+        return tuple(replace(r, term=r.term.xreplace(units)) for r in reductions)
+
     on = Stage(
         (
-            *(replace(r, term=r.term.xreplace(units)) for r in stage.reductions),
+            *of_units(stage.reductions),
             *(Reduction(name, term) for term, name in dots.items()),
         ),
         (*stage.scalars, *alongs),
@@ -55,7 +60,7 @@ def on_units(kernel: RowKernel) -> RowKernel:
             *(Assignment(units[e], inverses[e] * e) for e in _EMBEDDINGS),
             *(replace(a, value=a.value.xreplace(units)) for a in kernel.components),
         ),
-        stages=(norms, on),
+        stages=(norms, *(replace(s, reductions=of_units(s.reductions)) for s in before), on),
         weights=(*kernel.weights, *(along.symbol for along in alongs)),
         maps=tuple(maps),
     )

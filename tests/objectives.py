@@ -19,6 +19,7 @@ COVER = (
     ("l2-squared", "hinge"),
     ("l2-smooth", "hinge"),
     ("l1", "softmax-nll"),
+    ("lp", "softmax-mse"),
     ("cosine", "softmax-mse"),
 )
 """Each distance and each loss, for what compiles or executes. A distance and a loss have nothing to do with each other
@@ -42,8 +43,8 @@ def length(vector: Vector) -> Any:
     return mpmath.sqrt(mpmath.fsum(c**2 for c in vector))
 
 
-def closed_distance(norm: str, x: Vector, y: Vector, epsilon: Any = None) -> tuple[Any, Vector, Vector]:
-    """A distance and its gradients in both arguments, in mpmath, written by hand."""
+def closed_distance(norm: str, x: Vector, y: Vector, parameter: Any = None) -> tuple[Any, Vector, Vector]:
+    """A distance and its gradients in both arguments, in mpmath, written by hand; `parameter` is epsilon or p."""
     if norm == "cosine":
         units = [[c / length(vector) for c in vector] for vector in (x, y)]
         cosine = mpmath.fsum(a * b for a, b in zip(*units, strict=True))
@@ -55,11 +56,14 @@ def closed_distance(norm: str, x: Vector, y: Vector, epsilon: Any = None) -> tup
         value, first = mpmath.fsum(map(abs, difference)), [mpmath.sign(c) for c in difference]
     elif norm == "l2-squared":
         value, first = length(difference) ** 2, [2 * c for c in difference]
+    elif norm == "lp":
+        value = mpmath.fsum(abs(c) ** parameter for c in difference) ** (1 / parameter)
+        first = [mpmath.sign(c) * (abs(c) / value) ** (parameter - 1) for c in difference]
     elif norm == "half-squared":
         value, first = length(difference) ** 2 / 2, difference
     else:
-        rounded = length([*difference, epsilon]) if norm == "l2-smooth" else length(difference)
-        value, first = rounded - (epsilon or 0), [c / rounded for c in difference]
+        rounded = length([*difference, parameter]) if norm == "l2-smooth" else length(difference)
+        value, first = rounded - (parameter or 0), [c / rounded for c in difference]
     return value, first, [-c for c in first]
 
 

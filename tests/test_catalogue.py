@@ -178,7 +178,7 @@ def test_a_formula_sees_the_parameters_of_its_own_entry_only() -> None:
 
 
 def test_a_parameter_of_no_domain_or_outside_its_own_is_refused() -> None:
-    with pytest.raises(UsageError, match="the domain is 'negative'; expected positive, nonnegative, real"):
+    with pytest.raises(UsageError, match="the domain is 'negative'; expected positive, nonnegative, at least 1, real"):
         Parameter("offset", 1.0, "negative", "")
     with pytest.raises(UsageError, match="scale must be a finite positive number, not 0"):
         Parameter("scale", 0.0, "positive", "")

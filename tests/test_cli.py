@@ -336,6 +336,7 @@ def test_printed_formulas_are_the_central_differences_of_the_definition(norm: st
         "exp": math.exp,
         "log": math.log,
         "sign": np.sign,
+        "abs": abs,
         **{f"norm_{name}": length for name, length in lengths.items()},
         **{f"unit_{name}": [c / lengths[name] for c in components] for name, components in point.items()},
         "total": lambda term: sum(map(term, range(2))),

@@ -217,7 +217,7 @@ def test_every_name_is_defined_once_before_its_use_and_used(norm: str, loss: str
 
     for stage in kernel.stages:
         for reduction in stage.reductions:
-            assert reduction.kind == "sum"
+            assert reduction.kind == ("max" if reduction.name.startswith("max_") else "sum")
             assert is_known(reduction.term)
         assert not {reduction.symbol for reduction in stage.reductions} & known
         known |= {reduction.symbol for reduction in stage.reductions}
@@ -237,7 +237,9 @@ def test_every_name_is_defined_once_before_its_use_and_used(norm: str, loss: str
     assert [gradient.name for gradient in kernel.maps] == [f"grad_{name}" for name in EMBEDDINGS]
 
 
-@pytest.mark.parametrize("norm", [name for name, distance in DISTANCES.items() if not distance.on_units])
+@pytest.mark.parametrize(
+    "norm", [name for name, distance in DISTANCES.items() if not distance.on_units and name != "lp"]
+)
 def test_stages_of_a_normalized_kernel(norm: str) -> None:
     """Norms first; what is saved for the gradients are their inverses and the weights."""
     raw, kernel = lowered(norm, "hinge"), lowered(norm, NORMALIZED + "hinge")

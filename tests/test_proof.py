@@ -457,6 +457,7 @@ BY_NAME = {
         "concave} kink",
         r"\operatorname{sign}",
     ),
+    "lp": ("At $x = x^{+}$", "$p$ is the \\emph{p}, a number of at least 1", "convex} kink", "concave} kink"),
     "cosine": ("The loss depends on their directions only", "Where both arguments are unit vectors, $d(x, y) = "),
     "softmax-mse": (
         "An erratum to the paper",

@@ -36,7 +36,8 @@ CATALOGUE = [
 ]
 # distance, loss, whether there are scales, whether the full range is promised
 TABLE = [
-    *((objective, True, True) for objective in CATALOGUE),
+    # of lp the components are taken over the largest of them, which is as good as a scale
+    *((objective, objective.of_units or objective.distance.name != "lp", True) for objective in CATALOGUE),
     (Objective(RMS, LOSSES["hinge"]), True, True),
     # it depends on each distance by itself: its square may be beyond the type although the loss is not
     (Objective(DISTANCES["l2"], RATIO), True, False),
@@ -82,9 +83,9 @@ def test_which_kernels_have_scales_and_which_the_full_range(
     found = rescale(kernel)
     assert bool(found.scales) == scaled
     assert found.full_range == full_range
-    scalable = {
-        r.name for r in kernel.reductions if not r.name.startswith("dot_")
-    }  # products with unit vectors are not
+    # products with unit vectors are not scaled, nor what is taken over the largest component
+    of_shares = ("dot_", "max_", "sum_") if objective.distance.name == "lp" else ("dot_",)
+    scalable = {r.name for r in kernel.reductions if not r.name.startswith(of_shares)}
     assert set(found.scales) == (scalable if scaled else set())
     if not scaled:
         assert found.kernel == kernel

@@ -269,7 +269,8 @@ def slots(
             {
                 "number": number if len(kernel.stages) > 1 else "",
                 "components": component.assignments(kernel.components_in(*(r.term for r in stage.reductions))),
-                "reductions": [(r.name, component.reduction(r.term)) for r in stage.reductions],
+                "reductions": [(r.name, component.reduction(r.term, r.kind)) for r in stage.reductions],
+                "largest": [r.name for r in stage.reductions if r.kind == "max"],
                 "scalars": scalar.assignments(stage.scalars),
                 "scales": [
                     (r.name, "scale_for_squares" if r.symbol.is_nonnegative else "scale_for")
@@ -279,6 +280,7 @@ def slots(
             }
             for number, stage in enumerate(kernel.stages, start=1)
         ],
+        "kinds": {reduction.kind for reduction in kernel.reductions},
         "scales": list(rescaled.scales),
         "constants": [symbol.name for symbol in kernel.constants],
         "weights": [weight.name for weight in kernel.weights],
@@ -289,9 +291,6 @@ def slots(
 
 
 def _refuse_what_no_template_has(kernel: RowKernel) -> None:
-    for reduction in kernel.reductions:
-        if reduction.kind != "sum":
-            raise DefinitionError(f"{reduction.name}: generated code cannot reduce by {reduction.kind} yet")
     parameters = {parameter.name for parameter in kernel.parameters}
     for term in (*(r.term for r in kernel.reductions), *(m.value for m in kernel.maps)):
         for name in sorted(parameters & {symbol.name for symbol in term.free_symbols}):

@@ -16,6 +16,7 @@ class CppPrinter(InfixPrinter):
 
     functions = {
         "sqrt": "square_root",
+        "pow": "power",
         "exp": "exponential",
         "log": "logarithm",
         "log1p": "log_of_one_plus",
@@ -39,7 +40,7 @@ class CppPrinter(InfixPrinter):
         return f"T({text})"
 
 
-_LEAST = {"positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
+_LEAST = {"at least 1": ">= 1", "positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
 """What stands behind a parameter in the test of its domain."""
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..verify.report import Report
 
 _HELPERS = ("sigmoid", "softplus", "select", "masked_ratio")
-_LEAST = {"positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
+_REDUCED_BY = {"sum": "_sum", "max": "_largest"}
+_LEAST = {"at least 1": "1 <= ", "positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
 """What stands before a parameter in the test of its domain."""
 
 
@@ -32,6 +33,7 @@ class NumpyPrinter(InfixPrinter):
 
     functions = {
         "sqrt": "np.sqrt",
+        "pow": "np.power",
         "exp": "np.exp",
         "log": "np.log",
         "Abs": "np.abs",
@@ -56,9 +58,9 @@ class NumpyPrinter(InfixPrinter):
         scale = next((factor for factor in expr.args if factor in self.scales), None)
         return (f"_scaled({self(expr / scale)}, {scale})", ATOM) if scale else super()._print_Mul(expr)
 
-    def reduction(self, term: sp.Expr) -> str:
-        """The sum of a term over the columns."""
-        return f"_sum({self(term)})"
+    def reduction(self, term: sp.Expr, kind: str) -> str:
+        """A term reduced over the columns."""
+        return f"{_REDUCED_BY[kind]}({self(term)})"
 
 
 def _map(gradient: Assignment, printer: NumpyPrinter) -> tuple[str, str, str]:
@@ -80,11 +82,14 @@ class NumpyTarget(Target):
 
         rescaled = rescale(kernel)
         scales = rescaled.scales.values()
+        parameters = {parameter.name for parameter in kernel.parameters}
         embeddings = {name: f"{name}[:, k]" for name in ("x", "x_pos", "x_neg")}
         of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in kernel.constants}
         own = slots(
             rescaled, NumpyPrinter(), NumpyPrinter(embeddings | of_row, scales), NumpyPrinter(embeddings, scales)
         )
+        for stage in own["stages"]:  # a parameter that is taken into the rows
+            stage["scalars"] = [(n, f"np.full(len(x), {v})" if v in parameters else v) for n, v in stage["scalars"]]
         return {
             **own,
             "maps": [_map(gradient, NumpyPrinter(embeddings, scales)) for gradient in rescaled.kernel.maps],

@@ -8,6 +8,7 @@ catalogue states; at one of a loss it is that of the formula which applies there
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ def _distance_gradients(
     """The gradients of the distance in its first and in its second argument.
 
     Differences of embeddings can be computed without rounding; unit vectors cannot, nor can products. So a distance of
-    anything but differences is judged against what it makes of relative errors in the components.
+    anything but differences is judged against what it makes of relative errors in the components. Where components
+    over the largest are raised to p - 1, a unit, half for each of difference and quotient, becomes p - 1 of them: a
+    quarter of that is added to the scale, four units of which are allowed.
     """
 
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
@@ -144,9 +147,10 @@ def _distance_gradients(
     with mpmath.workdps(80):
         for gradient in values:
             gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
-    exact = [mpmath.mpf(0)] * len(a)
+    exact, steeper = [mpmath.mpf(0)] * len(a), (mpmath.mpf(_power(objective, parameters)) - 1) / 4
     if not objective.of_units:
-        return _Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
+        first, second = ([steeper * abs(component) for component in value] for value in values)
+        return _Toward((Exact(values[0], first), Exact(values[1], second)), mpmath.mpf(0))
     first, second = (value if any(of) else exact for value, of in zip(values, (a, b), strict=True))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
@@ -160,8 +164,17 @@ def _distance_gradients(
         raw = []
         for scale, of, value in zip(scales, units, (a, b), strict=True):
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
-            raw.append([(s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
+            raw.append([(1 + steeper) * (s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
     return _Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
+
+
+def _power(objective: Objective, parameters: Mapping[str, float]) -> float:
+    """The largest parameter that the definition of the distance raises components to; 1 for none."""
+    distance = objective.distance
+    operations = (node for node in ast.walk(distance.formula.written_out) if isinstance(node, ast.BinOp))
+    names = [n.right.id for n in operations if isinstance(n.op, ast.Pow) and isinstance(n.right, ast.Name)]
+    defaults = {parameter.name: parameter.default for parameter in distance.parameters}
+    return max([1.0, *(parameters.get(name, defaults[name]) for name in names)])
 
 
 def _scales(

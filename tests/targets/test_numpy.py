@@ -24,6 +24,7 @@ OBJECTIVES = list(COVER)
 DTYPES = ("float32", "float64")
 NAMES = ("x", "x_pos", "x_neg")
 BAD_PARAMETERS = {"positive": (0.0, -1.0, np.nan, np.inf), "nonnegative": (-1.0, np.nan, np.inf)}
+BAD_PARAMETERS["at least 1"] = (0.5, *BAD_PARAMETERS["positive"])
 
 Triplet = tuple[Any, Any, Any]
 
@@ -68,6 +69,12 @@ def of_difference(value: Callable[[Any], tuple[Any, Any]]) -> Callable[[Any, Any
     return distance
 
 
+def cubic(u: Any) -> tuple[Any, Any]:
+    """The norm of lp at its default, p = 3, and its gradient."""
+    norm = np.cbrt(np.sum(np.abs(u) ** 3, axis=1, keepdims=True))
+    return norm, u * np.abs(u) / norm**2
+
+
 def cosine(x: Any, y: Any) -> tuple[Any, ...]:
     x_unit, y_unit = x / norms(x), y / norms(y)
     c = np.sum(x_unit * y_unit, axis=1, keepdims=True)
@@ -80,6 +87,7 @@ DISTANCES = {
     "l2-squared": of_difference(lambda u: (norms(u) ** 2, 2 * u)),
     "l2-smooth": of_difference(lambda u: (np.hypot(norms(u), 0.01) - 0.01, u / np.hypot(norms(u), 0.01))),
     "l1": of_difference(lambda u: (np.sum(np.abs(u), axis=1, keepdims=True), np.sign(u))),
+    "lp": of_difference(cubic),
     "cosine": cosine,
 }
 """By the closed forms, of rows: the distance, the gradients in x and y, and the sizes of the terms of these."""
@@ -173,7 +181,7 @@ def test_the_mean_is_the_default(module: ModuleType) -> None:
 def test_default_parameters_are_those_asked_for(product: Product) -> None:
     triplet = batch(4, 3, "float64")
     for parameter in product.objective.parameters:
-        changed = {parameter.name: 0.375}
+        changed = {parameter.name: 1.375}
         module = load(generate(product.derivation, "numpy", parameters=changed))
         assert module.value(*triplet) == load(product).value(*triplet, **changed) != load(product).value(*triplet)
 
@@ -399,7 +407,7 @@ def test_parallel_embeddings_are_close_whatever_their_lengths(norm: str, dtype: 
     bound = 2 * 7**0.5  # of l1, whose gradient has length sqrt(n)
     assert longest(load(made)) <= bound
     wrong = planted(made, "number[..., None]", "np.asarray(number, x.dtype)[..., None]")
-    assert bool(longest(wrong) > bound) == ((norm, dtype) == ("l2", "float32"))
+    assert bool(longest(wrong) > bound) == ((norm, dtype) in (("l2", "float32"), ("lp", "float32")))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

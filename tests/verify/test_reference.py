@@ -20,7 +20,7 @@ from derive_triplet.derive.verify import reference as reference_module
 from derive_triplet.derive.verify.reference import Reference, reference
 
 OBJECTIVES = list(COVER)
-PARAMETERS = {"temperature": 0.75, "margin": 0.25, "epsilon": 0.0625}
+PARAMETERS = {"temperature": 0.75, "margin": 0.25, "epsilon": 0.0625, "p": 2.5}
 DERIVING = {"differentiate", "lemmas", "stabilise", "kernel", "lower", "functions", "steps", "symbols", "properties"}
 
 # floats without short expansions, so that nothing comes out right by luck
@@ -38,10 +38,10 @@ def closed_form(
     x, x_pos, x_neg = ([mpmath.mpf(c) for c in embedding] for embedding in triplet)
 
     def distance(y: list[Any]) -> tuple[Any, Sequence[Any], Sequence[Any]]:
-        if x == y and norm == "l2":
+        if x == y and norm in ("l2", "lp"):
             zero = [mpmath.mpf(0)] * len(x)
             return mpmath.mpf(0), zero, zero
-        return closed_distance(norm, x, y, mpmath.mpf(parameters.get("epsilon", 0)))
+        return closed_distance(norm, x, y, mpmath.mpf(parameters.get("p", parameters.get("epsilon", 0))))
 
     (d_pos, toward_pos, of_pos), (d_neg, toward_neg, of_neg) = distance(x_pos), distance(x_neg)
     value, slope = phi(loss, d_pos - d_neg, parameters)[:2]
@@ -152,6 +152,7 @@ IN_A_PLANE = ([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0])
         ("l2", ON_A_LINE, 0.5, 0.75),
         ("l2-squared", ON_A_LINE, 0.25, 0.5625),
         ("l1", ON_A_LINE, 0.5, 0.75),
+        ("lp", ON_A_LINE, 0.5, 0.75),
         (
             "l2-smooth",
             ([0.0], [5 / 16], [9 / 16]),

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ def verify_composed(product: Product) -> Report:
     if not _are_exact(product.facts["layers"]):
         notes += ("Caffe rounds the constants of a net to single precision, so float64 is judged in ulp of float32.",)
     compared = [(dtype, _compared(product.objective, regime)) for dtype, regime in _regimes(product)]
-    if left_out := [f"{regime.name} in {dtype}" for dtype, regime in compared if _overflows(regime)]:
+    degree = _degree(product.facts["layers"])
+    if left_out := [f"{regime.name} in {dtype}" for dtype, regime in compared if _overflows(regime, degree)]:
         notes += (f"A net overflows there, and was not run: {', '.join(left_out)}.",)
     return Report(product.target, "run (Caffe)", (*checks, *siamese), notes)
 
@@ -89,9 +90,22 @@ def _compared(objective: Objective, regime: Regime) -> Regime:
     return replace(regime, x=x, x_pos=x_pos, x_neg=x_neg)
 
 
-def _overflows(regime: Regime) -> bool:
-    """Whether a squared distance does, or one over a small parameter."""
-    longest = max(np.max(np.sum(np.square(2.0 * embedding), axis=1)) for embedding in regime.embeddings)
+def _degree(layers: Sequence[Layer]) -> float:
+    """The largest power that a net raises components to; it squares them at least."""
+    powers = [
+        message["power"]
+        for layer in layers
+        for message in layer.parameters.values()
+        if isinstance(message, Mapping) and "power" in message
+    ]
+    return max(map(float, [2, *powers]))
+
+
+def _overflows(regime: Regime, degree: float) -> bool:
+    """Whether such a power of a distance does, or one over a small parameter."""
+    with np.errstate(over="ignore"):
+        raised = [np.abs(2.0 * embedding) ** regime.x.dtype.type(degree) for embedding in regime.embeddings]
+        longest = max(np.max(np.sum(power, axis=1)) for power in raised)
     divisor = min([1.0, *(value for value in regime.parameters.values() if value > 0)])
     return bool(2 * longest > divisor * np.finfo(regime.x.dtype).max)
 
@@ -116,7 +130,7 @@ def _checks_of_type(caffe: Caffe, product: Product, dtype: str) -> Iterator[Chec
     runner = NetRunner(caffe, product.files[0].text)
     for _, regime in _regimes(product, [dtype]):
         compared = _compared(objective, regime)
-        if _overflows(compared):
+        if _overflows(compared, _degree(layers)):
             continue
         if _is_below_shift(compared, layers) or _is_out_of_reach(_divisors(objective, regime), dtype):
             yield _finite("gradient", regime.name, dtype, runner.run(regime.embeddings, 1)[1])
@@ -138,8 +152,9 @@ def _is_below_shift(regime: Regime, layers: Sequence[Layer]) -> bool:
     """Whether what is added before a root is seen beside the squares of some row."""
     if SHIFT not in constants(layers):
         return False
-    pairs = [np.asarray(other - regime.x, np.float64) for other in (regime.x_pos, regime.x_neg)]
-    return any(np.any((np.sum(np.abs(u), axis=1) > 0) & (np.sum(u * u, axis=1) < 1e16 * SHIFT)) for u in pairs)
+    pairs = [np.abs(np.asarray(other - regime.x, np.float64)) for other in (regime.x_pos, regime.x_neg)]
+    degree = _degree(layers)
+    return any(np.any((np.sum(u, axis=1) > 0) & (np.sum(u**degree, axis=1) < 1e16 * SHIFT)) for u in pairs)
 
 
 def _is_out_of_reach(lengths: Array, dtype: str) -> bool:
