@@ -298,6 +298,7 @@ def has_an_answer(of: Made, batch: Batch, dtype: str) -> bool:
     It decides a side where d_pos - d_neg, or a hinge's or a component's kink, is within the rounding of its terms, and
     everything between directions that are nearly, but not quite, the same.
     """
+    least = float(np.finfo(dtype).tiny)
     largest, rounding = mpmath.mpf(float(np.finfo(dtype).max)), 64 * float(np.finfo(dtype).eps)
     with mpmath.workdps(700):
         vectors = [[mpmath.mpf(float(c)) for c in embedding[0]] for embedding in batch]
@@ -306,7 +307,7 @@ def has_an_answer(of: Made, batch: Batch, dtype: str) -> bool:
         pairs = [pair for y in parts[1:] for pair in zip(parts[0], y, strict=True)]
         delta, size = abs(d_pos - d_neg), rounding * (d_pos + d_neg)
         has_kinks = of.objective.distance.name == "l1" and of.objective.of_units
-        if has_kinks and any(0 < abs(a - b) <= rounding * (abs(a) + abs(b)) for a, b in pairs):
+        if has_kinks and any(0 < abs(a - b) <= max(least, rounding * (abs(a) + abs(b))) for a, b in pairs):
             return False
         angles = [mpmath.norm([a - b for a, b in zip(parts[0], y, strict=True)]) for y in parts[1:]]
         if of.objective.of_units and any(0 < angle < mpmath.sqrt(rounding) for angle in angles):
