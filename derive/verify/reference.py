@@ -143,7 +143,7 @@ def _distance_gradients(
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
         return distance_between(objective, a, b, parameters, copies)
 
-    values = _differences(distance, a, b)
+    values = _differences(distance, a, b, _between_directions(a, b) if objective.of_units else [])
     with mpmath.workdps(80):
         for gradient in values:
             gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
@@ -201,9 +201,27 @@ def _scales(
 _Distance = Callable[[Sequence[Any], Sequence[Any]], Any]
 
 
-def _differences(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The gradients of the distance in its first and in its second argument, by central differences."""
-    sizes = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v] or [mpmath.mpf(1)]
+def _between_directions(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
+    """How far the unit vectors of a and b are apart in each component, where they are, times the shorter length.
+
+    A change of the shorter one that is not small beside these changes its unit vector by more than there is between.
+    """
+    with mpmath.workdps(300):
+        lengths = _length(a), _length(b)
+        pairs = [(x * lengths[1], y * lengths[0]) for x, y in zip(a, b, strict=True)]
+        apart = [abs(x - y) for x, y in pairs if abs(x - y) > mpmath.mpf(10) ** -200 * (abs(x) + abs(y))]
+        return [difference / max(lengths) for difference in apart]
+
+
+def _differences(
+    distance: _Distance, a: Sequence[Any], b: Sequence[Any], also: Sequence[Any] = ()
+) -> tuple[list[Any], list[Any]]:
+    """The gradients of the distance in its first and in its second argument, by central differences.
+
+    also: sizes beside which the step has to be small, besides those of components and of their differences.
+    """
+    apart = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v]
+    sizes = [*apart, *also] or [mpmath.mpf(1)]
     h = _STEP * min(sizes)
     # twice the digits of the step: a distance that is smooth at 0 changes by its square
     with mpmath.workdps(2 * _digits(max(*sizes, mpmath.mpf(1)), h) - 40):
