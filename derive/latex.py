@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mpmath
@@ -269,14 +270,37 @@ def broken(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> tuple[s
     """
     printer = LatexPrinter(named)
     whole = printer(expr)
-    if width(whole) > WIDE and expr.is_Add:
-        return printer.terms(expr)
-    sums = [factor for factor in expr.args if factor.is_Add] if width(whole) > _PAGE else []
-    for terms in map(printer.terms, sums):
-        before, inside, after = whole.partition(rf"\left({' '.join(terms)}\right)")
-        if inside:
-            return (rf"{before}\bigl({terms[0]}", *terms[1:-1], rf"{terms[-1]}\bigr){after}")
-    return (whole,)
+    terms = printer.terms(expr) if width(whole) > WIDE and expr.is_Add else (whole,)
+    return tuple(piece for term in terms for piece in _broken_inside(term))
+
+
+def _broken_inside(formula: str) -> tuple[str, ...]:
+    """A formula that is wider than a page, broken before the terms of the first sum in parentheses; whole if narrower.
+
+    These become delimiters of a fixed size: no line ends between delimiters that grow.
+    """
+    if width(formula) <= _PAGE:
+        return (formula,)
+    depth, opened, places = 0, -1, list[int]()
+    for token in re.finditer(r"\\(?:left|right).|[{}()]| (?=[-+] )", formula):
+        if token[0] == " ":
+            places += [token.start()] if depth == 1 and opened >= 0 else []
+        elif token[0] in ("{", "(") or token[0].startswith(r"\left"):
+            opened = token.start() if depth == 0 and token[0] == r"\left(" else opened
+            depth += 1
+        else:
+            depth -= 1
+            if depth == 0 and opened >= 0 and places:
+                end = token.start()
+                inside = formula[opened + len(r"\left(") : end]
+                at = [0, *(place - opened - len(r"\left(") for place in places), len(inside)]
+                first, *rest = (inside[one:other].strip() for one, other in pairwise(at))
+                after = formula[end + len(r"\right)") :]
+                *rest, last = rest
+                return (rf"{formula[:opened]}\bigl({first}", *rest, rf"{last}\bigr){after}")
+            if depth == 0:
+                opened, places = -1, []
+    return (formula,)
 
 
 def aligned(pieces: Sequence[str]) -> str:
