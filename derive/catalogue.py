@@ -61,10 +61,15 @@ class Parameter:
             raise UsageError(f"{self.name}: the domain is {self.domain!r}; expected {', '.join(DOMAINS)}")
         self.check(self.default)
 
+    @property
+    def number(self) -> str:
+        """What it is, for people, behind an article."""
+        return "number of at least 1" if self.domain == "at least 1" else f"{self.domain} number"
+
     def check(self, value: float) -> float:
         """`value`, or a `UsageError` when it lies outside the domain."""
         if not (math.isfinite(value) and self.holds(value)):
-            raise UsageError(f"{self.name} must be a finite {self.domain} number, not {value}")
+            raise UsageError(f"{self.name} must be a finite {self.number}, not {value}")
         return value
 
     def option(self, value: float) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mpmath
@@ -258,11 +259,54 @@ class LatexPrinter(InfixPrinter):
         return rf"\mathbf{{1}}_{{{self(expr.args[0])} > 0}}", ATOM
 
 
+_PAGE = 55
+"""The width of a page, which no formula leaves that can be broken."""
+
+
 def broken(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> tuple[str, ...]:
-    """`expr` in one piece, or a sum that is too wide in one piece for each of its terms, signs in front."""
+    """`expr` in one piece, or a sum that is too wide in one piece for each of its terms, signs in front.
+
+    So is a product with a sum that is wider than a page.
+    """
     printer = LatexPrinter(named)
     whole = printer(expr)
-    return (whole,) if width(whole) <= WIDE or not expr.is_Add else printer.terms(expr)
+    terms = printer.terms(expr) if width(whole) > WIDE and expr.is_Add else (whole,)
+    return tuple(piece for term in terms for piece in _broken_inside(term))
+
+
+def _broken_inside(formula: str) -> tuple[str, ...]:
+    """A formula that is wider than a page, broken before the terms of the first sum in parentheses; whole if narrower.
+
+    These become delimiters of a fixed size: no line ends between delimiters that grow.
+    """
+    if width(formula) <= _PAGE:
+        return (formula,)
+    depth, opened, places = 0, -1, list[int]()
+    for token in re.finditer(r"\\(?:left|right).|[{}()]| (?=[-+] )", formula):
+        if token[0] == " ":
+            places += [token.start()] if depth == 1 and opened >= 0 else []
+        elif token[0] in ("{", "(") or token[0].startswith(r"\left"):
+            opened = token.start() if depth == 0 and token[0] == r"\left(" else opened
+            depth += 1
+        else:
+            depth -= 1
+            if depth == 0 and opened >= 0 and places:
+                end = token.start()
+                inside = formula[opened + len(r"\left(") : end]
+                at = [0, *(place - opened - len(r"\left(") for place in places), len(inside)]
+                first, *rest = (inside[one:other].strip() for one, other in pairwise(at))
+                after = formula[end + len(r"\right)") :]
+                *rest, last = rest
+                return (rf"{formula[:opened]}\bigl({first}", *rest, rf"{last}\bigr){after}")
+            if depth == 0:
+                opened, places = -1, []
+    return (formula,)
+
+
+def aligned(pieces: Sequence[str]) -> str:
+    """The pieces of a broken formula below each other, for use in a display."""
+    lines = r" \\ & ".join(pieces)
+    return lines if len(pieces) == 1 else rf"\begin{{aligned}}[t] & {lines} \end{{aligned}}"
 
 
 def to_latex(expr: sp.Expr, named: Mapping[sp.Expr, str] | None = None) -> str:

@@ -19,7 +19,20 @@ from .differentiate import Derivation, differentiate
 from .functions import Node, select
 from .functions import step as step_function
 from .kernel import Reduction, RowKernel
-from .latex import AT_UNITS, EMBEDDINGS, NORMS, UNITS, WIDE, broken, escape, partial, second_partial, to_latex, width
+from .latex import (
+    AT_UNITS,
+    EMBEDDINGS,
+    NORMS,
+    UNITS,
+    WIDE,
+    aligned,
+    broken,
+    escape,
+    partial,
+    second_partial,
+    to_latex,
+    width,
+)
 from .lemmas import DistanceDerivation, LossDerivation, abbreviated, times
 from .normalization import at_units, setting_at_units, stated_at_units
 from .properties import Bound, Kink
@@ -267,7 +280,7 @@ def _formulas(derivation: Derivation) -> dict[str, str]:
     }
     rows = sp.Symbol("B", positive=True)
     for name, lemma in derivation.outcome.gradients.items():
-        formulas[f"mean {name}"] = to_latex(times(1 / rows, lemma.result))
+        formulas[f"mean {name}"] = aligned(broken(times(1 / rows, lemma.result)))
     if normalization := derivation.normalization:
         for name, of in (("unit", symbols.UNITS["x"][k]), ("norm", symbols.NORMS["x"])):
             formulas[name] = to_latex(normalization.setting.abbreviations[of])
@@ -321,6 +334,10 @@ _IN_THE_DOCUMENT = {
 }
 
 
+_IN_THE_TABLE = 48  # the width of the values of a dictionary
+_REDUCED_BY = {"sum": r"\sum_{k=1}^{n}", "max": r"\max_{k}"}
+
+
 def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
     """The names in the generated code, what this document calls them, and their values."""
     named = {sp.Symbol(name, real=True): f"{latex}_{{k}}" for name, latex in EMBEDDINGS.items()}
@@ -342,12 +359,13 @@ def _dictionary(kernel: RowKernel) -> tuple[tuple[str, str, str], ...]:
     for stage in kernel.stages:
         enter_components()
         for r in stage.reductions:
-            enter(r.symbol, rf"\sum_{{k=1}}^{{n}} {to_latex(r.term, named)}", _inner_product(r, named))
+            enter(r.symbol, f"{_REDUCED_BY[r.kind]} {to_latex(r.term, named)}", _inner_product(r, named))
         for a in stage.scalars:
             enter(a.symbol, to_latex(a.value, named))
     enter_components()
     for a in kernel.maps:
-        enter(a.symbol, to_latex(a.value, named))
+        whole = to_latex(a.value, named)
+        enter(a.symbol, whole if width(whole) <= _IN_THE_TABLE else aligned(broken(a.value, named)))
     return tuple((escape(symbol.name), named[symbol], value) for symbol, value in rows)
 
 

@@ -74,20 +74,27 @@ _LONGEST = 113  # behind the " *     " of a comment, that is 120
 
 
 def _broken(formula: str, width: int) -> list[str]:
-    """A formula in pieces of at most `width`, if it can be: broken before a term, or behind the * of a long one."""
-    pieces = _filled(_parts(formula, r" (?=[+-] )"), " ", width) if len(formula) > width else [formula]
-    return [part for piece in pieces for part in _filled(_parts(piece, r"(?<=\*)"), "", width)]
+    """A formula in pieces of at most `width`, if it can be.
+
+    Broken before a term, or else behind the * of a long one, or else before a term in parentheses.
+    """
+    pieces = [formula]
+    for separator, between, depth in ((r" (?=[+-] )", " ", 0), (r"(?<=\*)", "", 0), (r" (?=[+-] )", " ", 1)):
+        parts = [_filled(_parts(p, separator, depth), between, width) if len(p) > width else [p] for p in pieces]
+        pieces = [piece for part in parts for piece in part]
+    return pieces
 
 
-def _parts(formula: str, separator: str) -> list[str]:
-    """A formula taken apart at a separator outside of parentheses."""
-    places = [at.span() for at in re.finditer(separator, formula) if _is_outside(formula, at.start())]
+def _parts(formula: str, separator: str, depth: int) -> list[str]:
+    """A formula taken apart at a separator in so many parentheses at most."""
+    places = [at.span() for at in re.finditer(separator, formula) if _parentheses(formula, at.start()) <= depth]
     starts, ends = [0, *(end for _, end in places)], [*(start for start, _ in places), len(formula)]
     return [formula[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def _is_outside(formula: str, at: int) -> bool:
-    return formula.count("(", 0, at) == formula.count(")", 0, at)
+def _parentheses(formula: str, at: int) -> int:
+    """In how many parentheses a place of a formula is."""
+    return formula.count("(", 0, at) - formula.count(")", 0, at)
 
 
 def _filled(parts: list[str], between: str, width: int) -> list[str]:

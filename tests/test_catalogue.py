@@ -142,7 +142,7 @@ def test_the_hinge_is_singular_where_it_becomes_active() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -1.0, -5e-324])
 @pytest.mark.parametrize("parameter", PARAMETERS.values(), ids=lambda parameter: parameter.name)
 def test_parameters_outside_their_domain_are_refused_by_name(parameter: Parameter, value: float) -> None:
-    with pytest.raises(UsageError, match=f"{parameter.name} must be a finite {parameter.domain} number, not {value}"):
+    with pytest.raises(UsageError, match=f"{parameter.name} must be a finite {parameter.number}, not {value}"):
         parameter.check(value)
 
 
@@ -178,7 +178,7 @@ def test_a_formula_sees_the_parameters_of_its_own_entry_only() -> None:
 
 
 def test_a_parameter_of_no_domain_or_outside_its_own_is_refused() -> None:
-    with pytest.raises(UsageError, match="the domain is 'negative'; expected positive, nonnegative, real"):
+    with pytest.raises(UsageError, match="the domain is 'negative'; expected positive, nonnegative, at least 1, real"):
         Parameter("offset", 1.0, "negative", "")
     with pytest.raises(UsageError, match="scale must be a finite positive number, not 0"):
         Parameter("scale", 0.0, "positive", "")

@@ -41,6 +41,7 @@ class Reader:
     ENDS = frozenset(("+", "-", "}", ")", ",", "=", ">", "/", r"\right)", r"\right]", r"\right|", ""))
 
     def __init__(self, text: str, names: Mapping[str, sp.Expr]) -> None:
+        text = text.replace(r"\bigl(", r"\left(").replace(r"\bigr)", r"\right)")
         self.tokens, self.names = [*self.TOKEN.findall(text), ""], names
         assert not re.sub(r"\s", "", self.TOKEN.sub("", text)), f"not understood: {text}"
 
@@ -516,8 +517,14 @@ def test_a_wide_sum_is_broken_before_its_signs_and_a_narrow_one_is_not() -> None
     assert broken(A + B) == (to_latex(A + B),)
 
 
-def test_what_is_no_sum_is_not_broken() -> None:
-    assert broken(sp.Mul(2, LONG, evaluate=False)) == (to_latex(sp.Mul(2, LONG, evaluate=False)),)
+def test_a_product_with_a_sum_is_broken_within_it_if_it_is_wider_than_a_page() -> None:
+    product = sp.Mul(2, LONG, evaluate=False)
+    first, *rest = broken(product)
+    assert len(rest) == len(LONG.args) - 1
+    assert all(piece[:2] in ("+ ", "- ") for piece in rest)
+    assert " ".join([first, *rest]).replace("\\bigl", "\\left").replace("\\bigr", "\\right") == to_latex(product)
+    for narrow in (sp.Mul(2, A + B, evaluate=False), sp.exp(-LONG), sp.sqrt(LONG)):
+        assert broken(narrow) == (to_latex(narrow),)
 
 
 # ---------------------------------------------------------------- notebooks

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import mpmath
@@ -71,6 +71,11 @@ def hats(objective: Objective, latex: str) -> str:
     return re.sub(r"(?<![a-z])x(?=[_^])", lambda _: r"\hat{x}", latex) if objective.of_units else latex
 
 
+def whole(pieces: Sequence[str]) -> str:
+    """A formula that is broken, in one piece."""
+    return " ".join(pieces).replace(r"\bigl(", r"\left(").replace(r"\bigr)", r"\right)")
+
+
 # ---------------------------------------------------------------- what is displayed is a checked step
 
 
@@ -88,7 +93,7 @@ def test_a_displayed_line_is_its_step_and_stands_in_the_document(objective: Obje
     text = text_of(objective)
     for name, chain in proof_of(objective).chains.items():
         for line in chain:
-            assert " ".join(line.right) == to_latex(line.step.after, {} if name == "directions" else named)
+            assert whole(line.right) == to_latex(line.step.after, {} if name == "directions" else named)
             assert line.rule == line.step.rule
             assert all(f" {re.sub(r'[ ]+', ' ', piece)} " in text for piece in line.right)
 
@@ -110,10 +115,13 @@ def test_the_results_stated_are_the_ends_of_the_chains(objective: Objective) -> 
     names = ["slope d_pos", "slope d_neg", "stable"]
     names += [f"{kind} {name}" for kind in {"gradient", boxed} for name in ("x", "x_pos", "x_neg")]
     for name in names:
-        assert proof.formulas[name] == " ".join(proof.chains[name][-1].right)
+        assert proof.formulas[name] == whole(proof.chains[name][-1].right)
     for embedding, latex in (("x", "x"), ("x_pos", "x^{+}"), ("x_neg", "x^{-}")):
         left = rf"\frac{{\partial L}}{{\partial {latex}_{{k}}}}"
-        assert rf"\boxed{{\;{left} = {proof.formulas[f'{boxed} {embedding}']}\;}}" in text
+        formula = proof.formulas[f"{boxed} {embedding}"]
+        pieces = proof.chains[f"{boxed} {embedding}"][-1].right
+        inside = formula if len(pieces) == 1 else rf"\begin{{aligned}}[t] & {' BREAK '.join(pieces)} \end{{aligned}}"
+        assert rf"\boxed{{\;{left} = {inside}\;}}".replace("BREAK", r"\\ &\qquad") in text
 
 
 @normalized
@@ -457,7 +465,7 @@ BY_NAME = {
         "concave} kink",
         r"\operatorname{sign}",
     ),
-    "lp": ("At $x = x^{+}$", "$p$ is the \\emph{p}, an at least 1 number", "convex} kink", "concave} kink"),
+    "lp": ("At $x = x^{+}$", "$p$ is the \\emph{p}, a number of at least 1", "convex} kink", "concave} kink"),
     "cosine": ("The loss depends on their directions only", "Where both arguments are unit vectors, $d(x, y) = "),
     "softmax-mse": (
         "An erratum to the paper",

@@ -83,9 +83,9 @@ def test_which_kernels_have_scales_and_which_the_full_range(
     found = rescale(kernel)
     assert bool(found.scales) == scaled
     assert found.full_range == full_range
-    scalable = {
-        r.name for r in kernel.reductions if not r.name.startswith("dot_")
-    }  # products with unit vectors are not
+    # products with unit vectors are not scaled, nor what is taken over the largest component
+    of_shares = ("dot_", "max_", "sum_") if objective.distance.name == "lp" else ("dot_",)
+    scalable = {r.name for r in kernel.reductions if not r.name.startswith(of_shares)}
     assert set(found.scales) == (scalable if scaled else set())
     if not scaled:
         assert found.kernel == kernel

@@ -8,6 +8,7 @@ catalogue states; at one of a loss it is that of the formula which applies there
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,19 +140,22 @@ def distance_gradients(
     """The gradients of the distance in its first and in its second argument.
 
     Differences of embeddings can be computed without rounding; unit vectors cannot, nor can products. So a distance of
-    anything but differences is judged against what it makes of relative errors in the components.
+    anything but differences is judged against what it makes of relative errors in the components. Where components
+    over the largest are raised to p - 1, a unit, half for each of difference and quotient, becomes p - 1 of them: a
+    quarter of that is added to the scale, four units of which are allowed.
     """
 
     def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
         return distance_between(objective, a, b, parameters, copies)
 
-    values = _differences(distance, a, b)
+    values = _differences(distance, a, b, _between_directions(a, b) if objective.of_units else [])
     with mpmath.workdps(80):
         for gradient in values:
             gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
-    exact = [mpmath.mpf(0)] * len(a)
+    exact, steeper = [mpmath.mpf(0)] * len(a), (mpmath.mpf(_power(objective, parameters)) - 1) / 4
     if not objective.of_units:
-        return Toward((Exact(values[0], exact), Exact(values[1], exact)), mpmath.mpf(0))
+        first, second = ([steeper * abs(component) for component in value] for value in values)
+        return Toward((Exact(values[0], first), Exact(values[1], second)), mpmath.mpf(0))
     first, second = (value if any(of) else exact for value, of in zip(values, (a, b), strict=True))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
@@ -165,8 +169,17 @@ def distance_gradients(
         raw = []
         for scale, of, value in zip(scales, units, (a, b), strict=True):
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
-            raw.append([(s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
+            raw.append([(1 + steeper) * (s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
     return Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
+
+
+def _power(objective: Objective, parameters: Mapping[str, float]) -> float:
+    """The largest parameter that the definition of the distance raises components to; 1 for none."""
+    distance = objective.distance
+    operations = (node for node in ast.walk(distance.formula.written_out) if isinstance(node, ast.BinOp))
+    names = [n.right.id for n in operations if isinstance(n.op, ast.Pow) and isinstance(n.right, ast.Name)]
+    defaults = {parameter.name: parameter.default for parameter in distance.parameters}
+    return max([1.0, *(parameters.get(name, defaults[name]) for name in names)])
 
 
 def component_scales(
@@ -193,9 +206,27 @@ def component_scales(
 _Distance = Callable[[Sequence[Any], Sequence[Any]], Any]
 
 
-def _differences(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The gradients of the distance in its first and in its second argument, by central differences."""
-    sizes = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v] or [mpmath.mpf(1)]
+def _between_directions(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
+    """How far the unit vectors of a and b are apart in each component, where they are, times the shorter length.
+
+    A change of the shorter one that is not small beside these changes its unit vector by more than there is between.
+    """
+    with mpmath.workdps(300):
+        lengths = _length(a), _length(b)
+        pairs = [(x * lengths[1], y * lengths[0]) for x, y in zip(a, b, strict=True)]
+        apart = [abs(x - y) for x, y in pairs if abs(x - y) > mpmath.mpf(10) ** -200 * (abs(x) + abs(y))]
+        return [difference / max(lengths) for difference in apart]
+
+
+def _differences(
+    distance: _Distance, a: Sequence[Any], b: Sequence[Any], also: Sequence[Any] = ()
+) -> tuple[list[Any], list[Any]]:
+    """The gradients of the distance in its first and in its second argument, by central differences.
+
+    also: sizes beside which the step has to be small, besides those of components and of their differences.
+    """
+    apart = [abs(v) for pair in zip(a, b, strict=True) for v in (*pair, pair[0] - pair[1]) if v]
+    sizes = [*apart, *also] or [mpmath.mpf(1)]
     h = _STEP * min(sizes)
     # twice the digits of the step: a distance that is smooth at 0 changes by its square
     with mpmath.workdps(2 * digits_of(max(*sizes, mpmath.mpf(1)), h) - 40):

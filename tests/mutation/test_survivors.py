@@ -12,7 +12,7 @@ import pytest
 import sympy as sp
 
 from derive_triplet import DISTANCES, DefinitionError, Loss, Objective, differentiate, generate, own_loss
-from derive_triplet.derive.expression import FUNCTIONS, Definition
+from derive_triplet.derive.expression import FUNCTIONS, Algebra, Definition
 from derive_triplet.derive.functions import step
 from derive_triplet.derive.lemmas import derive_distance, derive_loss
 from derive_triplet.derive.lower import lower
@@ -40,6 +40,17 @@ def test_a_number_that_is_too_large_is_refused_before_it_is_computed(text: str) 
         Definition(text, ("a",))
 
 
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_a_number_stands_first_so_that_its_slope_is_taken_at_a_kink(name: str) -> None:
+    asked: list[tuple[Any, Any]] = []
+    algebra = Algebra(
+        number=float, functions={name: lambda *both: asked.append(both)}, reduce=lambda kind, term: term(0)
+    )
+    for text in (f"{name}(a, 0)", f"{name}(0, a)", f"{name}(a, b)"):
+        Definition(text, ("a", "b")).read(algebra, {"a": "A", "b": "B"})
+    assert asked == [(0, "A"), (0, "A"), ("A", "B")]
+
+
 # ---------------------------------------------------------------- lemmas, units
 
 
@@ -63,8 +74,8 @@ def test_nothing_is_added_up_that_is_0_or_a_negative_of_something() -> None:
 
 # ---------------------------------------------------------------- reference
 
-UNEVEN = own_loss("d_pos**2 - 3*d_neg + d_pos*d_neg", name="uneven")
-"""Whose slopes in the two distances differ: 2*d_pos + d_neg and d_pos - 3."""
+UNEVEN = own_loss("d_pos**2 - 3*d_neg + 3*d_pos*d_neg/2", name="uneven")
+"""Whose slopes in the two distances differ: 2*d_pos + 3*d_neg/2 and 3*d_pos/2 - 3."""
 POINT = ([0.5, 1.0], [2.0, -0.25], [1.25, 3.0])
 
 
@@ -77,10 +88,10 @@ def test_scales_of_a_loss_whose_slopes_differ() -> None:
     with mpmath.workdps(40):
         u, v = ([mpmath.mpf(a) - b for a, b in zip(POINT[0], other, strict=True)] for other in POINT[1:])
         p, n = (mpmath.fsum(c**2 for c in difference) for difference in (u, v))
-        slope_p, slope_n = abs(2 * p + n), abs(p - 3)
-        swing_p, swing_n = slope_p + 2 * p + n, slope_n + p
+        slope_p, slope_n = abs(2 * p + 1.5 * n), abs(1.5 * p - 3)
+        swing_p, swing_n = slope_p + 2 * p + 1.5 * n, slope_n + 1.5 * p
         wanted = {
-            "loss": ([abs(p**2 - 3 * n + p * n) + p * slope_p + n * slope_n], found.loss.scale),
+            "loss": ([abs(p**2 - 3 * n + 1.5 * p * n) + p * slope_p + n * slope_n], found.loss.scale),
             "x_pos": ([swing_p * abs(2 * c) for c in u], found.gradients["x_pos"].scale),
             "x_neg": ([swing_n * abs(2 * c) for c in v], found.gradients["x_neg"].scale),
         }
@@ -93,7 +104,7 @@ def test_scales_of_second_order_where_units_round(x_pos: list[float]) -> None:
     found = of(UNEVEN, "cosine", POINT[0], x_pos, POINT[2])
     with mpmath.workdps(40):
         slope_p, slope_n = (abs(s) for s in _slopes_of_cosine(POINT[0], x_pos, POINT[2]))
-        bend, length = mpmath.mpf(3), mpmath.norm(x_pos) or 1
+        bend, length = mpmath.mpf(2 + 2 * 1.5), mpmath.norm(x_pos) or 1
         assert mpmath.almosteq(found.loss.second[0], slope_p + slope_n + bend, 1e-20)
         assert mpmath.almosteq(found.gradients["x_pos"].second[0], bend / length, 1e-20)
 
@@ -101,7 +112,7 @@ def test_scales_of_second_order_where_units_round(x_pos: list[float]) -> None:
 def _slopes_of_cosine(x: Sequence[float], *others: Sequence[float]) -> tuple[Any, Any]:
     units = [[mpmath.mpf(c) / (mpmath.norm(v) or 1) for c in v] for v in (x, *others)]
     p, n = (mpmath.fsum((a - b) ** 2 for a, b in zip(units[0], y, strict=True)) / 2 for y in units[1:])
-    return 2 * p + n, p - 3
+    return 2 * p + 1.5 * n, 1.5 * p - 3
 
 
 def test_a_small_difference_of_large_components_has_its_gradient() -> None:
@@ -109,14 +120,27 @@ def test_a_small_difference_of_large_components_has_its_gradient() -> None:
     found = of(UNEVEN, "l2", [1e20, 1.0], [1e20, close], [1e20, 3.0])
     with mpmath.workdps(40):
         p = mpmath.mpf(close) - 1
-        assert mpmath.almosteq(found.gradients["x_pos"].value[1], 2 * p + 2, 1e-20)
+        assert mpmath.almosteq(found.gradients["x_pos"].value[1], 2 * p + 3, 1e-20)
 
 
 def test_a_slope_beside_one_that_is_much_larger_is_exact() -> None:
     loss = own_loss("d_neg + log(1 + exp(-d_pos))", name="apart")
     found = of(loss, "l2", [0.0], [300.0], [1.0])
     with mpmath.workdps(40):
-        assert mpmath.almosteq(found.gradients["x_pos"].value[0], -1 / (1 + mpmath.exp(300)), 1e-20)
+        assert abs(found.gradients["x_pos"].value[0] * (1 + mpmath.exp(300)) + 1) < 1e-20
+
+
+def test_a_short_vector_beside_a_long_one_has_its_gradient() -> None:
+    """Its unit vector turns far by a step that is small beside its own components."""
+    long, short, tiny = [1e-30, 100.0, 1e-30], [1e-30, 1e-30, 0.0], [1.0, 1.0, 1.0]
+    objective = Objective(DISTANCES["l2-squared"], UNEVEN, normalize=True)
+    found = reference(objective, long, tiny, short, {}).gradients["x_neg"].value[2]
+    with mpmath.workdps(60):
+        units = [[mpmath.mpf(c) / mpmath.norm(v) for c in v] for v in (long, tiny, short)]
+        p = mpmath.fsum((a - b) ** 2 for a, b in zip(units[0], units[1], strict=True))
+        # of the cosine, by a component that is 0
+        wanted = (mpmath.mpf(1.5) * p - 3) * -2 * units[0][2] / mpmath.norm(short)
+        assert abs(found / wanted - 1) < 1e-20
 
 
 # ---------------------------------------------------------------- checks

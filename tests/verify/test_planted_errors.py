@@ -86,7 +86,7 @@ PLANTS = [
     Plant("absolute value missing", r"np\.abs\(v\)", "v", norm="l1", seen_by="loss"),
     Plant("p not lessened", r"exponent_p - 1\)", "exponent_p)", norm="lp", seen_by="gradient"),
     Plant("root of another p", r"np\.power\(sum_pos, 1 / p\)", "np.sqrt(sum_pos)", norm="lp"),
-    Plant("the smallest for the largest", r"np\.max\(terms", "np.min(terms", norm="lp", seen_by="loss"),
+    Plant("the first for all", r"np\.max\(terms, axis=1\)", "0 * terms[:, 0]", norm="lp", seen_by="loss"),
     Plant("shares not multiplied back", r"d_pos = .*", "d_pos = root_pos", norm="lp", seen_by="loss"),
     Plant("coincident points unmasked", r"return np\.divide\(a, b, .*", "return a / b", norm="lp", seen_by="gradient"),
     Plant("part along the anchor left", "along_x = ", "along_x = 0 * ", norm="cosine", seen_by="gradient"),

@@ -25,7 +25,7 @@ class Plant:
 
     def into(self, product: Product, suffix: str) -> Product:
         text = product.text(suffix)
-        wrong = re.sub(self.old, self.new, text)
+        wrong = re.sub(self.old, self.new, text, flags=re.MULTILINE)
         assert wrong != text, f"{self.name}: {self.old!r} is not in the text"
         return replace(product, files=tuple(replace(f, text=wrong) if f.text is text else f for f in product.files))
 
@@ -35,7 +35,7 @@ MASKED, HIDDEN = "0 for rows of NaN and Inf", "NaN in other rows"
 
 PLANTS = [
     Plant("one gradient without weights", r"factors\[rows\] \* s\b", "(s is saved[0] or factors[rows]) * s", ANY),
-    Plant("no gradient with weights", r"(factors = weights /.*) else weights", r"\1 else np.ones(len(x))", POWERS),
+    Plant("no gradient with weights", r"^    return weights$", "    return np.ones(len(x))", POWERS),
     Plant("loss without weights", r"weights \* loss", "loss", ANY),
     Plant("a product for the loss", r"np\.where\(weights == 0, 0\.0, (.*)\)", r"\1", MASKED),
     Plant("a product for the gradients", r"gradient\[rows\]\[.*\] = 0", "pass", MASKED),
