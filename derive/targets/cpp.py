@@ -46,7 +46,15 @@ class CppPrinter(InfixPrinter):
 
 
 class ShortCppPrinter(ShortLines, CppPrinter):
-    """For the lines of products, which are long."""
+    """For lines of 120 columns, of which the longest declarations leave this room."""
+
+    room = 107
+
+
+class MapPrinter(ShortCppPrinter):
+    """The same for lines that declare nothing."""
+
+    room = 115
 
 
 _LEAST = {"at least 1": ">= 1", "positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
@@ -58,7 +66,7 @@ def row_slots(kernel: RowKernel) -> dict[str, Any]:
     from ..rescale import rescale
 
     stored = (*kernel.constants, kernel.loss, *kernel.weights)
-    return {**_slots(rescale(kernel), stored, CppPrinter), "least": _LEAST}
+    return {**_slots(rescale(kernel), stored), "least": _LEAST}
 
 
 def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
@@ -68,17 +76,22 @@ def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
     product = product_of(kernel)
     if product is None:
         return None
-    return _slots(product, (*product.kernel.constants, *product.kernel.weights), ShortCppPrinter)
+    return _slots(product, (*product.kernel.constants, *product.kernel.weights))
 
 
-def _slots(rescaled: Rescaled, stored: Iterable[sp.Symbol], printer: type[CppPrinter]) -> dict[str, Any]:
+def _slots(rescaled: Rescaled, stored: Iterable[sp.Symbol]) -> dict[str, Any]:
     """The slots of functions on a row; `stored` is what they leave in its `Row`."""
     kernel = rescaled.kernel
     kept = {symbol.name: f"row.{symbol.name}" for symbol in stored}
     scales = {symbol.name: f"scale.{name}" for name, symbol in rescaled.scales.items()}
     sums = {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
     parameters = {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
-    printed = slots(rescaled, printer(sums | parameters | kept | scales), printer(kept | scales))
+    printed = slots(
+        rescaled,
+        ShortCppPrinter(sums | parameters | kept | scales),
+        ShortCppPrinter(kept | scales),
+        MapPrinter(kept | scales),
+    )
     for stage in printed["stages"]:
         stage["uses"] = [
             name for name in ("scale", "parameters") if any(f"{name}." in text for _, text in stage["scalars"])
