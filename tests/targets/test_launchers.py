@@ -30,6 +30,7 @@ from derive_triplet.derive.launches import (
     Start,
     fused_start,
     mask_start,
+    product_start,
     qualified,
     reduction,
     single_start,
@@ -119,7 +120,13 @@ OBJECTIVES = [
     SCALED,
 ]
 objectives = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
-KINDS = ("forward", "backward", "forward_backward", *REDUCTIONS)
+ROW_WISE = ("forward", "backward", "forward_backward", "hvp")
+KINDS = (*ROW_WISE, *REDUCTIONS)
+EMBEDDINGS, GRADIENTS, DIRECTION, PRODUCTS = (
+    (name, f"{name}_pos", f"{name}_neg") for name in ("x", "grad_x", "v", "h_x")
+)
+OUTPUTS = {"backward": GRADIENTS, "forward_backward": GRADIENTS, "hvp": PRODUCTS}
+"""What launchers write that take upstream gradients; where there are some, a second kernel masks it."""
 
 
 @cache
@@ -178,10 +185,8 @@ REPORT = ctypes.CFUNCTYPE(
     ADDRESS,
     ctypes.POINTER(ADDRESS),
 )
-ELEMENTS = ("x", "x_pos", "x_neg", "grad_x", "grad_x_pos", "grad_x_neg")
-"""The pointers to embeddings and gradients; the others are to what is computed in."""
-MASKED = ("upstream", *ELEMENTS[3:], "rows", "dim")
-"""What a second kernel takes where there are upstream gradients."""
+ELEMENTS = (*EMBEDDINGS, *GRADIENTS, *DIRECTION, *PRODUCTS)
+"""The pointers to what is stored as embeddings are; the others are to what is computed in."""
 OPTIONAL = "upstream"
 
 
@@ -198,8 +203,10 @@ class Launchers:
         real = REAL[scalar.arithmetic]
         matrices = {name: ADDRESS(at << 20) for at, name in enumerate(ELEMENTS, 1)}
         names = ("loss", "weights", "upstream", "total", "share")
-        rest = {name: ADDRESS(at << 20) for at, name in enumerate(names, 10)}
-        inputs, gradients = dict(list(matrices.items())[:3]), dict(list(matrices.items())[3:])
+        rest = {name: ADDRESS(at << 20) for at, name in enumerate(names, 20)}
+        inputs, gradients, direction, products = (
+            {name: matrices[name] for name in group} for group in (EMBEDDINGS, GRADIENTS, DIRECTION, PRODUCTS)
+        )
         shape = {"rows": INTEGER(3), "dim": INTEGER(8)}
         parameters = {p.name: real(0.375 + at) for at, p in enumerate(self.objective.parameters)}
         arguments = {
@@ -218,6 +225,15 @@ class Launchers:
                 "factor": real(0.625),
                 "loss": rest["loss"],
                 **gradients,
+                **shape,
+                **parameters,
+            },
+            "hvp": {
+                **inputs,
+                **direction,
+                "upstream": rest["upstream"],
+                "factor": real(0.625),
+                **products,
                 **shape,
                 **parameters,
             },
@@ -245,7 +261,7 @@ class Launchers:
         launches: list[Launch] = []
 
         def reported(*told: Any) -> None:
-            launches.append(self._launch(told, arguments))
+            launches.append(self._launch(told, arguments, OUTPUTS.get(kind, ())))
             if failing and f"::{failing}<" in launches[-1].kernel:
                 self.library.stub_fail_with(LAUNCH_OUT_OF_RESOURCES)
 
@@ -254,13 +270,13 @@ class Launchers:
         launcher = getattr(self.library, f"{self.objective.stem}_{kind}_{scalar.suffix}")
         return int(launcher(*arguments.values())), launches
 
-    def _launch(self, told: Sequence[Any], given: Mapping[str, Any]) -> Launch:
+    def _launch(self, told: Sequence[Any], given: Mapping[str, Any], outputs: Sequence[str]) -> Launch:
         """The arguments are read as what the launcher was given; parameters are the members of a struct."""
         kernel, grid, block, shared, stream, found = told
         name = self.demangle(ctypes.c_char_p(kernel), None, None, None).decode()
         name = name.removeprefix("void ").partition("(")[0]
         if "::mask<" in name:
-            given = {name: given[name] for name in MASKED}
+            given = {name: given[name] for name in ("upstream", *outputs, "rows", "dim")}
         names = [p.name for p in self.objective.parameters if p.name in given]
         plain = [type(value) for name, value in given.items() if name not in (*names, "stream")]
         values = [kind.from_address(found[at]).value for at, kind in enumerate(plain)]
@@ -295,6 +311,8 @@ def expected(objective: Objective, kind: str, scalar: FloatType, rows: int, dim:
     """Kernel, blocks and threads."""
     if kind in REDUCTIONS:
         start, threads = Start(reduction(scalar, kind), 1), REDUCTION_THREADS
+    elif kind == "hvp":
+        start, threads = product_start(scalar, rows, dim), THREADS
     else:
         start = (fused_start if kind == "forward_backward" else _single(kind))(scalar, rows, dim, aligned)
         threads = THREADS
@@ -319,10 +337,10 @@ def assert_starts(of: Launchers, kind: str, scalar: FloatType, aligned: bool = T
     arguments = {name: value.value for name, value in of.arguments(kind, scalar).items()} | changed
     rows, dim, stream = arguments["rows"], arguments.get("dim", 1), arguments.pop("stream")
     wanted = [(expected(of.objective, kind, scalar, rows, dim, aligned), arguments)]
-    if "backward" in kind and arguments["upstream"] is not None:
-        outputs_aligned = all(arguments[name] % 16 == 0 for name in ELEMENTS[3:])
+    if kind in OUTPUTS and arguments["upstream"] is not None:
+        outputs_aligned = all(arguments[name] % 16 == 0 for name in OUTPUTS[kind])
         second = _capped(of.objective, mask_start(scalar, rows, dim, outputs_aligned), THREADS)
-        wanted.append((second, {name: arguments[name] for name in MASKED}))
+        wanted.append((second, {name: arguments[name] for name in ("upstream", *OUTPUTS[kind], "rows", "dim")}))
     assert launches == [
         Launch(kernel, (blocks, 1, 1), (threads, 1, 1), 0, stream, tuple(given.values()))
         for (kernel, blocks, threads), given in wanted
@@ -337,10 +355,10 @@ def check_starts(of: Launchers, scalar: FloatType) -> None:
             assert_starts(of, kind, scalar, rows=rows)
             if kind not in REDUCTIONS:
                 assert_starts(of, kind, scalar, rows=rows, dim=10**5)
-    for kind, dim in itertools.product(KINDS[:3], dims(scalar)):
+    for kind, dim in itertools.product(ROW_WISE, dims(scalar)):
         assert_starts(of, kind, scalar, dim=dim)
         assert_starts(of, kind, scalar, dim=dim, aligned=False, x=(1 << 20) + scalar.size)
-    for kind in KINDS[:3]:
+    for kind in ROW_WISE:
         for name, value in of.arguments(kind, scalar).items():
             if isinstance(value, ADDRESS) and name != "stream":
                 # only embeddings and gradients are moved several at once
@@ -360,7 +378,7 @@ def test_launchers_start_the_kernels_that_verification_executes(
 
 def check_failures(of: Launchers, scalar: FloatType) -> None:
     for kind in KINDS:
-        for failing in (kind, "mask") if "backward" in kind else (kind,):
+        for failing in (kind, "mask") if kind in OUTPUTS else (kind,):
             code, launches = of.call(kind, scalar, failing)
             assert code == LAUNCH_OUT_OF_RESOURCES
             assert f"::{failing}<" in launches[-1].kernel, "it is the last"
@@ -392,7 +410,7 @@ def bad_arguments(of: Launchers, kind: str, scalar: FloatType) -> Iterable[tuple
                 yield INVALID_VALUE, {name: None}
             own = scalar.size if name in ELEMENTS else ctypes.sizeof(REAL[scalar.arithmetic])
             yield from ((MISALIGNED_ADDRESS, {name: value.value + off}) for off in {1, own // 2, own - 1})
-    for parameter in of.objective.parameters if kind.startswith("forward") else ():
+    for parameter in of.objective.parameters if kind in ("hvp", "forward", "forward_backward") else ():
         yield from ((INVALID_VALUE, {parameter.name: bad}) for bad in BAD_PARAMETERS[parameter.domain])
 
 
@@ -494,6 +512,10 @@ PLANTS = [
     Plant("masked rows left to their NaN", r"return start_mask\(.*", "return error;"),
     Plant("rows masked where none are", r" \|\| upstream == nullptr\) return error", ") return error"),
     Plant("masked rows after a failure", r"error != cudaSuccess \|\| ", ""),
+    Plant("masked products left to their NaN", r"return start_mask\(upstream, h_x.*", "return error;"),
+    Plant("products of a block for those of a warp", r"\? hvp<Warp, S> : hvp", "? hvp<Block<256>, S> : hvp"),
+    Plant("products exchanged", r"factor, h_x, h_x_pos, h_x_neg", "factor, h_x, h_x_neg, h_x_pos"),
+    Plant("the direction exchanged", r"\bv, v_pos, v_neg, upstream, factor", "v, v_neg, v_pos, upstream, factor"),
     Plant("rows and dim exchanged", r"rows, dim, parameters\);", "dim, rows, parameters);"),
     Plant("parameters exchanged", r"\{scale, margin\}", "{margin, scale}"),
     # refusals
