@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -151,3 +152,52 @@ def test_weights_of_other_blocks_are_seen() -> None:
         exec(product.text(".py").replace(right, wrong), module.__dict__)
         with pytest.raises((AssertionError, IndexError)):
             test_a_mask_takes_rows_away(module, "sum", "float64")
+
+
+# ---------------------------------------------------------------- products of the Hessian
+
+
+def assert_products_are_rates(module: ModuleType, reduction: str, dtype: str) -> None:
+    """The products of a weighted batch that holds rows of NaN are those of its rows, times what gradients are."""
+    triplet, mask = batch(700, 97, dtype), np.arange(700) % 3 > 0
+    weights = np.where(mask, 0.5, 0.0).astype(dtype)
+    direction = [embedding[::-1].copy() for embedding in triplet]
+    gradients = module.value_and_grad(*triplet, reduction=reduction, weights=weights)[1]
+    alone = module.value_and_grad(*triplet, reduction="none")[1]
+    own = module.hvp(*triplet, *direction, reduction="none")
+    for embedding in triplet:
+        embedding[~mask] = np.nan
+    products = module.hvp(*triplet, *direction, reduction=reduction, weights=weights)
+    active = np.any(alone[0] != 0, axis=1)
+    share = np.max(np.abs(gradients[0][active])) / np.max(np.abs(alone[0][active & mask]))
+    for product, wanted in zip(products, own, strict=True):
+        np.testing.assert_array_equal(product[~mask], 0)
+        np.testing.assert_allclose(product[mask], share * wanted[mask], rtol=1e-5, atol=1e-5 * share)
+        assert np.any(product[mask])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_products_are_weighted_as_gradients_are(module: ModuleType, reduction: str, dtype: str) -> None:
+    assert_products_are_rates(module, reduction, dtype)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reduction"),
+    [
+        ("products:  # 0 times", "():  # 0 times", "sum"),
+        ("constants + [factors[rows] * number", "constants + [number", "none"),
+        (
+            "factors = _factors(*inputs[:3], weights, reduction",
+            'factors = _factors(*inputs[:3], weights, "sum"',
+            "mean-active",
+        ),
+    ],
+)
+def test_an_error_in_weights_of_products_is_seen(old: str, new: str, reduction: str) -> None:
+    product = generate(differentiate("l2", "hinge"), "numpy")
+    wrong = product.text(".py").replace(old, new)
+    assert wrong != product.text(".py")
+    changed = load(replace(product, files=(replace(product.files[0], text=wrong),)))
+    with pytest.raises(AssertionError):
+        assert_products_are_rates(changed, reduction, "float64")

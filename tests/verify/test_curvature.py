@@ -216,6 +216,7 @@ CUDA_PLANTS = [
     (r"direction_neg \* dv", "direction_neg * v", {"linear in v"}),
     (r"_sum\(sums\.scaled_rate_pos\)", "_sum(sums.scaled_rate_neg)", {"symmetric"}),
     (r"factor_of_row\(upstream, factor, i\)\);\n(?= +place)", "factor);\n", {"upstream gradient"}),
+    (r"if \(upstream\[i\] != Real<S>\(0\)\) continue;", "continue;", {"upstream gradient"}),
     (r"narrow\(h_x_neg\[k\], of_x_neg\)", "narrow(h_x_neg[k + 1], of_x_neg)", {"Hessian times v"}),
     (
         r"const index_t start = i \* dim;\n(?= +const product)",
