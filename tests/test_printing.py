@@ -46,7 +46,12 @@ NAMES: dict[str, Any] = {
     "masked_ratio": ratio,
     "T": Fraction,
     "pow": lambda base, exponent: base**exponent,
-    "np": SimpleNamespace(maximum=lambda z, zero: max(z, Fraction(zero)), heaviside=lambda z, at_kink: Fraction(z > 0)),
+    "power": lambda base, exponent: base**exponent,
+    "np": SimpleNamespace(
+        power=lambda base, exponent: base**exponent,
+        maximum=lambda z, zero: max(z, Fraction(zero)),
+        heaviside=lambda z, at_kink: Fraction(z > 0),
+    ),
 }
 NAMES |= {f"_{name}": NAMES[name] for name in ("sigmoid", "softplus", "masked_ratio")}
 
@@ -184,7 +189,7 @@ def test_reading_back_sees_a_missing_bracket() -> None:
     ids=lambda value: "" if callable(value) else str(value),
 )
 def test_roots_and_powers_are_those_of_real_numbers(printer: type[InfixPrinter], expr: sp.Expr, expected: Any) -> None:
-    root = {"sqrt": np.sqrt, "square_root": np.sqrt, "np": np, "pow": pow, "T": float}
+    root = {"sqrt": np.sqrt, "square_root": np.sqrt, "np": np, "pow": pow, "power": pow, "T": float}
     text = printer()(expr).replace("^", "**")
     assert eval(text, {"a": 0.625, "b": 3.25, **root}) == pytest.approx(expected(0.625, 3.25), rel=1e-14)
 
@@ -215,8 +220,9 @@ def test_a_numpy_reduction_is_a_sum_over_the_columns() -> None:
     rows = np.random.default_rng(0)
     arrays = {"_sum": partial(np.sum, axis=1), "u": rows.normal(size=(3, 4)), "v": rows.normal(size=(3, 4))}
     for term in (u**2, u * v, u * (u + v), u, u**3, 2 * u * v, u**2 * v**2, u**2 + v):
-        found = eval(NumpyPrinter().reduction(term), dict(arrays))
+        found = eval(NumpyPrinter().reduction(term, "sum"), dict(arrays))
         assert found == pytest.approx(sp.lambdify((u, v), term)(arrays["u"], arrays["v"]).sum(axis=1))
+    assert NumpyPrinter().reduction(u, "max") == "_largest(u)"
 
 
 def test_integers_do_not_divide_as_integers_in_cuda() -> None:

@@ -186,7 +186,8 @@ TRIPLET_HD void gradient(const Row<T>& row, const Scales<T>&, T x, T x_pos, T x_
   const T v = x - x_neg;
   const T share_pos = masked_ratio(magnitude(u), row.largest_pos);
   const T share_neg = masked_ratio(magnitude(v), row.largest_neg);
-  grad_x = power(share_pos, row.exponent_p - T(1)) * row.weight_pos * sign(u) - power(share_neg, row.exponent_p - T(1)) * row.weight_neg * sign(v);
+  grad_x = power(share_pos, row.exponent_p - T(1)) * row.weight_pos * sign(u);
+  grad_x = grad_x - power(share_neg, row.exponent_p - T(1)) * row.weight_neg * sign(v);
   grad_x_pos = -power(share_pos, row.exponent_p - T(1)) * row.weight_pos * sign(u);
   grad_x_neg = power(share_neg, row.exponent_p - T(1)) * row.weight_neg * sign(v);
 }

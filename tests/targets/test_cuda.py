@@ -18,6 +18,7 @@ import pytest
 from objectives import COVER
 
 from derive_triplet import LOSSES, Product, differentiate, generate, verify
+from derive_triplet.derive.hvp import product_of
 from derive_triplet.derive.launches import FLOAT_TYPES, kernels, qualified
 from derive_triplet.derive.rescale import rescale
 from derive_triplet.derive.verify import nvcc, nvrtc
@@ -40,7 +41,8 @@ def made(norm: str, loss: str, **options: Any) -> Product:
 
 
 def names_of(product: Product) -> list[str]:
-    return [qualified(product.objective.stem, kernel) for kernel in kernels(product.settings.dtypes)]
+    there = kernels(product.settings.dtypes, products=product_of(product.kernel) is not None)
+    return [qualified(product.objective.stem, kernel) for kernel in there]
 
 
 def offered() -> list[str]:
@@ -86,11 +88,12 @@ def test_only_the_float_types_asked_for_are_instantiated(dtypes: list[str]) -> N
     product = made("l2", "hinge", dtypes=dtypes)
     types = [FLOAT_TYPES[dtype] for dtype in dtypes]
     rows = [name for name in names_of(product) if not re.search("::(reduce|active)<", name)]
-    assert {re.split(", ", name)[1].rpartition("::")[2] for name in rows} == {scalar.storage for scalar in types}
+    storage = {re.split(", ", name)[1].rstrip(">").rpartition("::")[2] for name in rows}
+    assert storage == {scalar.storage for scalar in types}
     for suffix in (".cuh", ".cu"):
         text = product.text(suffix)
         launchers = re.findall(rf"cudaError_t {product.objective.stem}_[a-z_]+_(\w+)\(", text)
-        assert sorted(launchers) == sorted(5 * [scalar.suffix for scalar in types])
+        assert sorted(launchers) == sorted(6 * [scalar.suffix for scalar in types])
         for scalar in FLOAT_TYPES.values():
             if scalar.storage != scalar.argument:  # a type that only these launchers take
                 assert bool(re.search(rf"\b{scalar.argument}\b", text)) == (scalar in types)
@@ -100,7 +103,7 @@ def test_only_the_float_types_asked_for_are_instantiated(dtypes: list[str]) -> N
 def test_the_source_knows_every_dimension_and_its_size_does_not_depend_on_it() -> None:
     for norm, loss in OBJECTIVES:
         for file in made(norm, loss).files:
-            assert len(file.text.splitlines()) < 1000
+            assert len(file.text.splitlines()) < 1300
             assert "long long dim" in file.text
 
 
