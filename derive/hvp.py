@@ -167,7 +167,8 @@ class _Forward:
         if number.free_symbols - self.fixed or not below.free_symbols - self.fixed or len(factors) * len(sides) != 1:
             return None
         (factor,), (distance,) = factors, sides
-        if factor not in self.components:
+        own = self._sums_in(self.values.get(distance, below))
+        if factor not in self.components or self._sums_in(below) != own:
             return None
         suffix = str(weight).removeprefix("weight")
         over = masked_ratio(sp.S.One, below) if _masked(self.values[weight]) else 1 / below
@@ -175,6 +176,12 @@ class _Forward:
         direction = Assignment(sp.Symbol(f"direction{suffix}", real=True), inverse.symbol * factor)
         scale = sp.Mul(*(self.components[factor].free_symbols & self.scales))
         return _Split(weight, above, below, number, distance, inverse, factor, direction, scale)
+
+    def _sums_in(self, expr: sp.Expr) -> set[sp.Symbol]:
+        """The sums that a scalar of the row depends on."""
+        inside = expr.free_symbols
+        found = {symbol for symbol in inside if symbol in self.sums}
+        return found.union(*(self._sums_in(self.values[symbol]) for symbol in inside if symbol in self.values))
 
     def _take_distance(self, split: _Split) -> None:
         """The rate of a distance: the sum over the components of its gradient, times their rates."""

@@ -573,7 +573,7 @@ def wrong_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copytree(templates, root)
     layer = root / "numpy" / "layer.py.jinja"
     right = layer.read_text()
-    wrong = right.replace("[:, k] = {{ printed }}", "[:, k] = -({{ printed }})")
+    wrong = right.replace("{{ target }} = {{ printed }}", "{{ target }} = -({{ printed }})")
     assert wrong != right
     layer.write_text(wrong)
     monkeypatch.setattr(NumpyTarget, "template_root", root)

@@ -38,6 +38,7 @@ class CaffeTarget(Target):
 
         return {
             **row_slots(kernel),
+            "has_powers": kernel.has_powers,
             "layer": layer_type(derivation.objective),
             "fields": [(p.name, _FIELDS[p.name]) for p in kernel.parameters if p.name in _FIELDS],
             "rows": ROWS,

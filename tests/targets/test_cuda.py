@@ -258,7 +258,7 @@ def test_the_mathematics_of_a_row_agrees_with_the_reference(rows: ctypes.CDLL, n
     [
         ("grad_x_pos = -u", "grad_x_pos = u"),
         ("b == T(0) ? T(0) : a / b", "a / b"),
-        ("sigmoid(-z)", "(T(1) - s)"),
+        ("const T q = sigmoid(-z)", "const T q = T(1) - s"),
         ("z >= T(0) ? T(1) : t", "T(1)"),
         ("T(4) * q", "T(2) * q"),
         ("u = scale.sum_pos * (x - x_pos)", "u = scale.sum_pos * (x_pos - x)"),

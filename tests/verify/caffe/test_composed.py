@@ -38,7 +38,7 @@ TRAINED = [(*COVER[0], False), (*NORMALIZED[0], True), ("l2-squared", "hinge", F
 objectives = pytest.mark.parametrize(("norm", "loss", "normalize"), OBJECTIVES)
 DTYPES = ("float32", "float64")
 EXACT: dict[str, dict[str, float]] = {"temperature": {"temperature": 0.5}, "margin": {"margin": 0.25}}
-ROUNDED = {"epsilon": 2.0**-7}
+ROUNDED = {"epsilon": 2.0**-7, "p": 2.0}
 
 needs_caffe = pytest.mark.needs("caffe")
 Batch = list[npt.NDArray[Any]]
