@@ -18,7 +18,7 @@ and a sign have the derivative 0 everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
@@ -334,7 +334,7 @@ def _over(value: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 def _without_dead_code(program: Rescaled) -> Rescaled:
     """Only what leads to the maps; nothing has the scale of a sum that does not."""
     kernel = program.kernel
-    needed = _inside(kernel, [m.value for m in kernel.maps])
+    needed = kernel.used([m.value for m in kernel.maps])
     stages: list[Stage] = []
     for stage in reversed(kernel.stages):
         scalars: list[Assignment] = []
@@ -343,7 +343,7 @@ def _without_dead_code(program: Rescaled) -> Rescaled:
                 needed |= assignment.value.free_symbols
                 scalars.insert(0, assignment)
         reductions = tuple(r for r in stage.reductions if r.symbol in needed)
-        needed |= _inside(kernel, [r.term for r in reductions])
+        needed |= kernel.used([r.term for r in reductions])
         stages.insert(0, Stage(reductions, tuple(scalars)))
     terms = [r.term for stage in stages for r in stage.reductions]
     kernel = replace(
@@ -370,12 +370,6 @@ def _with(kernel: RowKernel, values: Mapping[sp.Symbol, sp.Expr]) -> RowKernel:
         stages=tuple(replace(stage, scalars=written(stage.scalars)) for stage in kernel.stages),
         maps=written(kernel.maps),
     )
-
-
-def _inside(kernel: RowKernel, expressions: Sequence[sp.Expr]) -> set[sp.Symbol]:
-    """The symbols in elementwise expressions and in the components that these need."""
-    inside = (*expressions, *(component.value for component in kernel.components_in(*expressions)))
-    return set(sp.Tuple(*inside).free_symbols)
 
 
 def _check(program: Rescaled, kernel: RowKernel) -> None:

@@ -144,13 +144,13 @@ class RowKernel:
 
     @property
     def _used_in_maps(self) -> set[sp.Symbol]:
-        return self._used(a.value for a in self.maps)
+        return self.used(a.value for a in self.maps)
 
     def _used_in(self, stage: Stage) -> set[sp.Symbol]:
-        inside = self._used(r.term for r in stage.reductions)
+        inside = self.used(r.term for r in stage.reductions)
         return inside.union(*(a.value.free_symbols for a in stage.scalars))
 
-    def _used(self, expressions: Iterable[sp.Expr]) -> set[sp.Symbol]:
+    def used(self, expressions: Iterable[sp.Expr]) -> set[sp.Symbol]:
         """The symbols in elementwise expressions and in the components that these need."""
         written = tuple(expressions)
         inside = (*written, *(component.value for component in self.components_in(*written)))
