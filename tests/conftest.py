@@ -26,6 +26,9 @@ TOOLS = {
     "sklearn": lambda: find_spec("sklearn") is not None,
     "torch": lambda: find_spec("torch") is not None,
     "optax": lambda: find_spec("optax") is not None,
+    "jax": lambda: find_spec("jax") is not None,
+    "wrenfold": lambda: find_spec("wrenfold") is not None,
+    "symforce": lambda: find_spec("symforce") is not None,
 }
 
 

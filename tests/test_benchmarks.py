@@ -1,0 +1,142 @@
+"""The benchmarks take ratios as they say, keep and show what they measured, and name what they could not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import measure
+import pytest
+import run
+import unrolled
+from click.testing import CliRunner
+
+RESULTS = Path(run.__file__).parent / "results"
+ROWS = (
+    measure.Row("n = 4", 4, "ours", "ours", 0.25, 1.0, 1.0, 1.0),
+    measure.Row("n = 4", 4, "peer", "ours", 0.5, 2.0, 1.9, 2.1, measure.Aim(">=", 2.5)),
+    measure.Row("n = 8", 8, "peer", "ours", 0.75e-3, 3.0, 2.9, 3.1, measure.Aim(">=", 2.5)),
+    measure.Row("n = 8", 8, "peer", "ours", 1200, 3.0, 3.0, 3.0, unit="lines"),
+)
+
+
+class Clock:
+    """Stands still until a contender spends time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_each_contender_runs_once_in_each_round_and_another_one_first() -> None:
+    order: list[str] = []
+    contenders = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    times = measure.in_turns(contenders, seconds=0, rounds=(4, 9))
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
+    assert {len(seconds) for seconds in times.values()} == {4}
+
+
+def test_rounds_end_when_their_time_is_over() -> None:
+    clock = Clock()
+    times = measure.in_turns({"a": lambda: clock.spend(1.0)}, seconds=5.5, rounds=(2, 99), warm=False, clock=clock)
+    assert times == {"a": [1.0] * 6}
+
+
+def test_a_ratio_is_that_of_rounds_and_not_of_medians() -> None:
+    """A machine that slows down by the round changes the times and no ratio."""
+    clock = Clock()
+    speed = itertools.count(1)
+    slower = {"now": 1.0}
+
+    def ours() -> None:
+        slower["now"] = float(next(speed))
+        clock.spend(slower["now"])
+
+    times = measure.in_turns({"ours": ours, "peer": lambda: clock.spend(3 * slower["now"])}, 0, (2, 2), False, clock)
+    assert times == {"ours": [1.0, 2.0], "peer": [3.0, 3.0]}  # the second round begins with the peer
+    row = measure.beside({"ours": [1.0, 2.0, 4.0], "peer": [3.0, 6.0, 12.0]}, "peer", "ours", "n = 4", 4)
+    assert (row.median, row.ratio, row.low, row.high) == (6.0, 3.0, 3.0, 3.0)
+    skewed = measure.beside({"ours": [1.0, 2.0, 4.0], "peer": [8.0, 2.0, 2.0]}, "peer", "ours", "n = 4", 4)
+    assert (skewed.median, skewed.ratio, skewed.low, skewed.high) == (2.0, 1.0, 0.75, 4.5)
+
+
+def test_a_contender_that_fails_is_no_result() -> None:
+    def broken() -> None:
+        raise RuntimeError("no such peer")
+
+    with pytest.raises(RuntimeError, match="no such peer"):
+        measure.in_turns({"a": lambda: None, "broken": broken})
+
+
+@pytest.mark.parametrize(("comparison", "met"), [("<=", (True, True, False)), (">=", (False, True, True))])
+def test_aims(comparison: str, met: tuple[bool, ...]) -> None:
+    assert tuple(measure.Aim(comparison, 2.0).is_met(ratio) for ratio in (1.9, 2.0, 2.1)) == met
+
+
+def test_the_table_says_which_aims_were_missed() -> None:
+    assert measure.table(ROWS)[2:] == [
+        "| n = 4 | ours | 250 ms |  |  |  |  |",
+        "| n = 4 | peer | 500 ms | ours | 2 | 1.9 to 2.1 | ≥ 2.5: **missed** |",
+        "| n = 8 | peer | 750 µs | ours | 3 | 2.9 to 3.1 | ≥ 2.5: met |",
+        "| n = 8 | peer | 1,200 lines | ours | 3 | 3 to 3 |  |",
+    ]
+
+
+def test_a_result_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    result = measure.Result(ROWS, ("jax: `pip install jax`",), {"numpy": "2.4.6"})
+    measure.save(tmp_path / "deeper/it.json", result)
+    assert measure.load(tmp_path / "deeper/it.json") == (measure.machine(), result)
+    assert [path.name for path in (tmp_path / "deeper").iterdir()] == ["it.json"]
+
+
+def test_a_plot_has_the_same_bytes_for_the_same_rows(tmp_path: Path) -> None:
+    charts = [measure.Chart("time", "n", "seconds", ROWS), measure.Chart("ratio", "n", "times ours", ROWS, ratios=True)]
+    for name in ("one", "two"):
+        measure.draw(charts, tmp_path / f"{name}.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert (tmp_path / "one.svg").read_text().count("<svg") == 1
+
+
+def test_the_page_names_what_was_not_measured(tmp_path: Path) -> None:
+    assert "Not measured: `python benchmarks/run.py unrolled`." in run.page(tmp_path)
+    measure.save(tmp_path / "unrolled.json", measure.Result(ROWS, ("symforce: `pip install symforce`",)))
+    page = run.page(tmp_path)
+    assert "Not measured, because it is missing: symforce: `pip install symforce`." in page
+    assert f"On {measure.machine()}." in page
+    assert "**missed**" in page
+
+
+def test_the_committed_page_is_that_of_the_committed_rows(tmp_path: Path) -> None:
+    assert (RESULTS / "README.md").read_text(encoding="utf-8") == run.page(RESULTS)
+    for name, module in run.BENCHMARKS.items():
+        _, result = measure.load(RESULTS / f"{name}.json")
+        assert not result.missing
+        assert (RESULTS / f"{name}.svg").exists() == bool(module.charts(result.rows))
+
+
+def test_a_peer_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command measures what there is, writes it, and says what is not there."""
+    monkeypatch.setattr(unrolled, "find_spec", lambda name: None)
+    monkeypatch.setattr(unrolled, "QUICK", (4,))
+    monkeypatch.setattr(unrolled, "_count", lambda name, n, lines: lines.setdefault(name, n))
+    outcome = CliRunner().invoke(run.main, ["unrolled", "--quick", "-o", str(tmp_path)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "not measured: wrenfold: `pip install wrenfold`" in outcome.output
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "unrolled.json", "unrolled.svg"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("wrenfold", "symforce")]
+)
+def test_what_others_write_grows_with_the_vector(name: str) -> None:
+    short, long = (len(unrolled.GENERATORS[name](n).splitlines()) for n in (4, 8))
+    assert long > short + 4
+
+
+def test_what_is_written_here_does_not() -> None:
+    assert unrolled.GENERATORS[unrolled.OURS](4) == unrolled.GENERATORS[unrolled.OURS](8)
