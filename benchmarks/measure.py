@@ -189,6 +189,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         if row.aim:
             met = "met" if row.aim.is_met(row.ratio) else "**missed**"
             aim = f"{SIGNS[row.aim.comparison]} {row.aim.number:g}: {met}"
+        quartiles = f"{row.low:.3g} to {row.high:.3g}"
         compared = (row.beside, f"{row.ratio:.3g}", quartiles) if row.subject != row.beside else ("", "", "")
         cells = (row.point, row.subject, amount, *compared, aim)
         lines.append(f"| {' | '.join(cells)} |")
