@@ -101,11 +101,17 @@ class step(Node):  # noqa: N801
         return sp.S.Zero
 
 
+def signed(z: sp.Expr) -> tuple[int, sp.Expr]:
+    """`z` as a sign times the rest, which is the same of z and -z."""
+    sign = -1 if z.could_extract_minus_sign() else 1
+    return sign, sign * z
+
+
 def _signed_factor(z: sp.Expr) -> tuple[int, sp.Expr, sp.Expr]:
     """`z` as a sign times a positive factor times the rest, a number being no rest."""
-    sign = -1 if z.could_extract_minus_sign() else 1
-    size = sp.Mul(*(f for f in sp.Mul.make_args(sign * z) if f.is_Symbol and f.is_positive))
-    return sign, size, sign * z / size
+    sign, rest = signed(z)
+    size = sp.Mul(*(f for f in sp.Mul.make_args(rest) if f.is_Symbol and f.is_positive))
+    return sign, size, rest / size
 
 
 class absolute(Node):  # noqa: N801
@@ -294,6 +300,21 @@ class masked_ratio(Node):  # noqa: N801
         """0 where b = 0, as the ratio is."""
         a, b = self.args
         return masked_ratio(sp.S.One, b) if argindex == 1 else -masked_ratio(masked_ratio(a, b), b)
+
+
+class masked_power(Node):  # noqa: N801
+    """a^b, and 0 where a = 0 and b < 0: the convention for a second derivative that is infinite."""
+
+    is_nonnegative = True
+    variables = ("a", "b")
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        a, b = values
+        return mpmath.mpf(0) if a == 0 and b < 0 else a**b
+
+    def definition(self) -> sp.Expr:
+        return self.args[0] ** self.args[1]
 
 
 class quotient(Node):  # noqa: N801

@@ -1,28 +1,15 @@
-"""RowKernel -> the program of a Hessian-vector product, by forward-mode differentiation of the kernel.
+"""RowKernel -> the program of a Hessian-vector product.
 
-Besides a row there is a direction, (dx, dx_pos, dx_neg). The rate of a number is how fast it changes as the embeddings
-move in that direction; the product of the Hessian with the direction is the rate of the gradients. Rates of sums are
-sums, rates of scalars are scalars, and rates of maps are maps: the product has the shape of the kernel that it is made
-from, with more reductions. Scales of the kernel do not change, and the direction is multiplied by those of the row.
-
-The gradient of a distance such as the Euclidean one is an elementwise factor over the distance. The rate of that is
-
-    (d factor - rate * gradient) / distance
-
-and it is computed so: the rate is a sum over components of the gradient, which no scale of the embeddings takes out of
-the range of a type, and what multiplies the factor's rate and the gradient are two scalars of the row.
-
-At a point where a distance has no gradient, and that is taken as 0, its second derivatives are taken as 0, too; a step
-and a sign have the derivative 0 everywhere.
+Besides a row there is a direction, (dx, dx_pos, dx_neg). The product of the Hessian with it is the rate of the gradients
+as the embeddings move in that direction, and has the shape of the kernel that it is made from, with more reductions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import chain
-from types import MappingProxyType
 
 import mpmath
 import sympy as sp
@@ -30,305 +17,33 @@ import sympy as sp
 from . import symbols
 from .errors import DefinitionError, StepError
 from .evaluate import Point
-from .functions import masked_ratio, product, quotient, sigmoid
-from .kernel import INPUTS, X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
+from .forward import DIRECTION, differentiated
+from .kernel import INPUTS, Assignment, RowKernel, Stage, agree, run
+from .largest import maxima_cancel
 from .rescale import Rescaled, rescale
 from .steps import DIGITS, Setting
 
-DIRECTION: Mapping[str, sp.Symbol] = MappingProxyType({f"d{name}": sp.Symbol(f"d{name}", real=True) for name in INPUTS})
-"""The components of the direction, by the names of the vectors."""
-_RATES = dict(zip((X, X_POS, X_NEG), DIRECTION.values(), strict=True))
-_SLOPES = {sp.Symbol(name, real=True) for name in ("slope", "slope_pos", "slope_neg")}
 _STEP_DIGITS = 35  # central differences with this step err by about its square
 
 
 def product_of(kernel: RowKernel) -> Rescaled | None:
     """The product, for kernels that have one."""
-    return hessian_product(kernel) if all(reduction.kind == "sum" for reduction in kernel.reductions) else None
+    return hessian_product(kernel) if maxima_cancel(kernel) else None
 
 
 @cache
 def hessian_product(kernel: RowKernel) -> Rescaled:
     """The program of the product, with the scales of the kernel; it computes no loss, and its maps are the product.
 
-    Raises `DefinitionError` for a kernel that reduces by something else than sums, and `StepError` if the program,
-    evaluated at 50 digits, does not give central differences of the kernel's gradients.
+    Raises `DefinitionError` for a kernel whose results depend on a maximum, and `StepError` if the program, evaluated
+    at 50 digits, does not give central differences of the kernel's gradients.
     """
-    if any(reduction.kind != "sum" for reduction in kernel.reductions):
-        raise DefinitionError(f"{kernel.objective.stem}: products are there for sums only")
+    if not maxima_cancel(kernel):
+        raise DefinitionError(f"{kernel.objective.stem}: there are no products of what depends on a maximum")
     program = rescale(kernel)
-    forward = _Forward(program)
-    maps = tuple(forward.map(gradient) for gradient in program.kernel.maps)
-    found = _without_dead_code(replace(program, kernel=forward.assembled(maps)))
+    found = _without_dead_code(replace(program, kernel=differentiated(program)))
     _check(found, kernel)
     return found
-
-
-@dataclass(frozen=True)
-class _Split:
-    """A weight that is above/below, where above is the slope in a distance, times a number, and below is of the row.
-
-    distance: which one. inverse: 1/below. factor: the component that the weight multiplies. direction: the component
-    factor/below, which is the gradient of the distance, over number. scale: of the factor, 1 for none.
-    """
-
-    weight: sp.Symbol
-    above: sp.Expr
-    below: sp.Expr
-    number: sp.Expr
-    distance: sp.Symbol
-    inverse: Assignment
-    factor: sp.Symbol
-    direction: Assignment
-    scale: sp.Expr
-
-
-class _Forward:
-    """A program, and what is added to it so that the rates of its maps are known."""
-
-    def __init__(self, program: Rescaled) -> None:
-        self.kernel = program.kernel
-        self.scales = frozenset(program.scales.values())
-        self.fixed = self.scales | {symbols.parameter(p) for p in self.kernel.parameters}
-        self.values = {a.symbol: a.value for a in self.kernel.scalars}
-        self.sums = {r.symbol: r.term for r in self.kernel.reductions}
-        self.roots = dict(_roots(self.kernel))
-        self.components = {a.symbol: a.value for a in self.kernel.components}
-        self.rates: dict[sp.Symbol, sp.Expr] = {**dict.fromkeys(self.fixed, sp.S.Zero), **_RATES}
-        self.norms: dict[sp.Symbol, sp.Symbol] = {}  # from 1/norm to the rate of the norm over the norm
-        self.of_norms: list[tuple[Reduction, Assignment]] = []
-        self.inverses: list[Assignment] = []
-        self.below: dict[sp.Symbol, sp.Expr] = {}  # the rates of what split weights are divided by
-        self.reductions: list[Reduction] = []
-        self.scalars: list[Assignment] = []
-        for component, value in tuple(self.components.items()):
-            self._take_norm(component, value)
-        self.splits = {weight: split for weight in self.kernel.weights if (split := self._split(weight))}
-        for split in self.splits.values():
-            self._take_distance(split)
-        self.turns = {weight: turn for weight in self.kernel.weights if (turn := self._turn(weight)) != 0}
-
-    def map(self, gradient: Assignment) -> Assignment:
-        """The rate of a gradient's component."""
-        parts = []
-        inverse, last, inner = self._taken_apart(gradient.value)
-        for weight in self.kernel.weights:
-            if (factor := sp.diff(inner, weight)) == 0:
-                continue
-            split = self.splits.get(weight)
-            at = factor.xreplace({split.factor: split.direction.symbol}) if split else factor
-            parts.append(self.turns.get(weight, sp.S.Zero) * at)
-            parts.append(weight * (self.rate_of(factor) - self.norms.get(inverse, sp.S.Zero) * factor))
-        total = sp.Add(*parts)
-        value = product(inverse * total, last) if last != 1 else inverse * total
-        return Assignment(sp.Symbol(gradient.name.replace("grad", "h"), real=True), value if total != 0 else total)
-
-    def assembled(self, maps: tuple[Assignment, ...]) -> RowKernel:
-        """The program with all that was added."""
-        *before, last = self.kernel.stages
-        if self.of_norms:
-            reductions, scalars = zip(*self.of_norms, strict=True)
-            last = Stage((*last.reductions, *reductions), (*last.scalars, *scalars))
-        last = replace(last, scalars=(*last.scalars, *self.inverses))
-        more = Stage(tuple(self.reductions), tuple(self.scalars))
-        kernel = replace(
-            self.kernel,
-            components=tuple(Assignment(symbol, value) for symbol, value in self.components.items()),
-            stages=(*before, last, more),
-            weights=(*self.kernel.weights, *self.turns.values()),
-            maps=maps,
-        )
-        inside = [r.term for r in more.reductions]
-        inside += [component.value for component in kernel.components_in(*inside)]
-        if not sp.Tuple(*inside).free_symbols & {a.symbol for a in last.scalars}:  # one pass is enough
-            both = Stage((*last.reductions, *more.reductions), (*last.scalars, *more.scalars))
-            kernel = replace(kernel, stages=(*before, both))
-        return kernel
-
-    # ------------------------------------------------------------ norms, distances, weights
-
-    def _take_norm(self, component: sp.Symbol, value: sp.Expr) -> None:
-        """The rate of a component that is one of a unit vector: part of it is along the vector."""
-        for inverse in value.free_symbols & set(self.values):
-            name, of = str(inverse).removeprefix("inverse_"), self.rate_of(value / inverse)
-            stretch, rate = sp.Symbol(f"stretch_{name}", real=True), sp.Symbol(f"rate_{name}", real=True)
-            self.of_norms.append((Reduction(stretch, component * of), Assignment(rate, inverse * stretch)))
-            self.norms[inverse], self.rates[inverse] = rate, -inverse * rate
-            self._name_component(component, inverse * of - rate * component)
-
-    def _split(self, weight: sp.Symbol) -> _Split | None:
-        above, below = _over(self.values[weight])
-        named = above.xreplace({s: self.values[s] for s in above.free_symbols & set(self.values) - _SLOPES})
-        above = named if named.free_symbols & _SLOPES else above
-        slopes = above.free_symbols & _SLOPES
-        number = above / slopes.pop() if len(slopes) == 1 else above
-        factors = {_magnitude(sp.diff(self._taken_apart(m.value)[2], weight)) for m in self.kernel.maps} - {sp.S.Zero}
-        sides = [which for which, at in _SIDES.items() if self.kernel.maps[at].value.has(weight)]
-        if number.free_symbols - self.fixed or not below.free_symbols - self.fixed or len(factors) * len(sides) != 1:
-            return None
-        (factor,), (distance,) = factors, sides
-        own = self._sums_in(self.values.get(distance, below))
-        if factor not in self.components or self._sums_in(below) != own:
-            return None
-        suffix = str(weight).removeprefix("weight")
-        over = masked_ratio(sp.S.One, below) if _masked(self.values[weight]) else 1 / below
-        inverse = Assignment(sp.Symbol(f"inverse{suffix}", real=True), over)
-        direction = Assignment(sp.Symbol(f"direction{suffix}", real=True), inverse.symbol * factor)
-        scale = sp.Mul(*(self.components[factor].free_symbols & self.scales))
-        return _Split(weight, above, below, number, distance, inverse, factor, direction, scale)
-
-    def _sums_in(self, expr: sp.Expr) -> set[sp.Symbol]:
-        """The sums that a scalar of the row depends on."""
-        inside = expr.free_symbols
-        found = {symbol for symbol in inside if symbol in self.sums}
-        return found.union(*(self._sums_in(self.values[symbol]) for symbol in inside if symbol in self.values))
-
-    def _take_distance(self, split: _Split) -> None:
-        """The rate of a distance: the sum over the components of its gradient, times their rates."""
-        self.inverses.append(split.inverse)
-        self.components[split.direction.symbol] = split.direction.value
-        name, over = f"rate_{str(split.distance).removeprefix('d_')}", split.number / split.scale
-        term = split.direction.symbol * self.rate_of(split.factor)
-        total = Reduction(sp.Symbol(name if over == 1 else f"scaled_{name}", real=True), term)
-        self.reductions.append(total)
-        rate = over * total.symbol
-        value = self.values.get(split.distance, sp.S.Zero)
-        for symbol in value.free_symbols - self.fixed:
-            if not (ratio := value / symbol).has(symbol):
-                self.rates[symbol] = rate / ratio
-        self.rates[split.distance] = rate
-        self.below[split.weight] = self.rate_of(split.below)
-        if not rate.is_Symbol:
-            self.rates[split.distance] = self._name(name, rate)
-
-    def _turn(self, weight: sp.Symbol) -> sp.Expr:
-        """The rate of a weight, times below where it is split."""
-        if split := self.splits.get(weight):
-            rate = self.rate_of(split.above) - weight * self.below[weight]
-        else:
-            rate = self._with_scales_last(self.rate_of(self.values[weight]), f"scaled_{self._turn_of(weight)}")
-        if rate == 0:
-            self.rates[weight] = rate
-            return rate
-        turn = self._name(self._turn_of(weight), rate)
-        self.rates[weight] = turn * split.inverse.symbol if split else turn
-        return turn
-
-    def _turn_of(self, weight: sp.Symbol) -> str:
-        name = str(weight)
-        return name.replace("weight", "turn") if "weight" in name else f"turn_{name}"
-
-    def _with_scales_last(self, expr: sp.Expr, name: str) -> sp.Expr:
-        """A product that is divided by powers of scales as a scalar of its own that is, by one after the other."""
-        powers = expr.as_powers_dict() if expr.is_Mul else {}
-        below = [scale for scale in sorted(self.scales, key=str) for _ in range(-min(powers.get(scale, 0), 0))]
-        rest = expr * sp.Mul(*below)
-        if not below or rest.free_symbols & self.scales:
-            return expr
-        found: sp.Expr = rest if len(below) == 1 else self._name(name, rest)
-        for scale in below:
-            found = quotient(found, scale)
-        return found
-
-    # ------------------------------------------------------------ forward mode
-
-    def rate_of(self, expr: sp.Expr) -> sp.Expr:
-        """By the chain rule at the symbols."""
-        expr = expr.xreplace(self.roots)
-        free = sorted(expr.free_symbols, key=str)
-        total = sp.Add(*(sp.diff(expr, symbol) * self._rate(symbol) for symbol in free))
-        return min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops).replace(
-            lambda e: isinstance(e, sigmoid), self._by_name
-        )
-
-    def _rate(self, symbol: sp.Symbol) -> sp.Expr:
-        if symbol not in self.rates:
-            self.rates[symbol] = self._new_rate(symbol)
-        return self.rates[symbol]
-
-    def _new_rate(self, symbol: sp.Symbol) -> sp.Expr:
-        name = f"rate_{str(symbol).removeprefix('d_')}"
-        if symbol in self.components:
-            return self._name_component(symbol, self._rate_of_component(self.components[symbol]))
-        if symbol in self.sums:
-            if (term := self.rate_of(self.sums[symbol])) == 0:
-                return term
-            self.reductions.append(Reduction(sp.Symbol(name, real=True), term))
-            return self.reductions[-1].symbol
-        value = self.values[symbol]
-        if roots := {root: factor for root, of in self.roots.items() if (factor := symbol / of).is_number}:
-            ((root, factor),) = roots.items()
-            rate = masked_ratio(factor**2 * self._rate(root.base), 2 * symbol)
-        else:
-            rate = self.rate_of(value)
-        short = not rate.args or isinstance(value, sigmoid)
-        # scales are divided by last: a product that is 0 for another factor might overflow before
-        scaled = rate.free_symbols & self.scales and symbol not in _SIDES
-        return rate if short or scaled else self._name(name, rate)
-
-    def _rate_of_component(self, value: sp.Expr) -> sp.Expr:
-        """As the component is written, if it is linear."""
-        free = value.free_symbols - self.fixed
-        if sp.expand(sp.Add(*(sp.diff(value, s) * s for s in free)) - value) == 0 and not value.atoms(sp.Function):
-            return value.xreplace({s: self._rate(s) for s in free})
-        return self.rate_of(value)
-
-    def _name(self, name: str, value: sp.Expr) -> sp.Symbol:
-        self.scalars.append(Assignment(symbol := sp.Symbol(name, real=True), value))
-        return symbol
-
-    def _name_component(self, component: sp.Symbol, rate: sp.Expr) -> sp.Expr:
-        self.components[named := sp.Symbol(f"d{component}", real=True)] = rate
-        self.rates[component] = named
-        return named
-
-    def _by_name(self, node: sigmoid) -> sp.Expr:
-        """A sigmoid of z or -z by the name that derivations give it."""
-        (z,) = node.args
-        argument = -z if z.could_extract_minus_sign() else z
-        if not (argument.is_Symbol and argument.name.startswith("z")):
-            return node
-        named = sp.Symbol(("s" if argument == z else "q") + argument.name[1:], positive=True)
-        if named not in self.values:
-            self.values[named] = node
-            self.inverses.append(Assignment(named, node))
-        return named
-
-    def _taken_apart(self, value: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
-        """The value of a map as (1/norm, scale that is multiplied last, the rest), 1 for what there is not."""
-        value, last = value.args if isinstance(value, product) else (value, sp.S.One)
-        inverse = sp.Mul(*(value.free_symbols & set(self.norms) if value.is_Mul else ()))
-        return inverse, last, value / inverse
-
-
-_SIDES = {symbols.d_pos: 1, symbols.d_neg: 2}
-"""Which of the maps is the gradient in the embedding that a distance is to."""
-
-
-def _magnitude(expr: sp.Expr) -> sp.Expr:
-    return -expr if expr.could_extract_minus_sign() else expr
-
-
-def _roots(kernel: RowKernel) -> Iterator[tuple[sp.Expr, sp.Expr]]:
-    """The roots of sums, each as a number times the scalar that it is."""
-    for assignment in kernel.scalars:
-        for reduction in kernel.reductions:
-            if (number := assignment.value / sp.sqrt(reduction.symbol)).is_number and number:
-                yield sp.sqrt(reduction.symbol), assignment.symbol / number
-
-
-def _masked(value: sp.Expr) -> sp.Expr | None:
-    """The factor of a product that is a masked ratio."""
-    found = [factor for factor in sp.Mul.make_args(value) if isinstance(factor, masked_ratio)]
-    return found[0] if len(found) == 1 else None
-
-
-def _over(value: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
-    """A value as (above, below)."""
-    if ratio := _masked(value):
-        return value / ratio * ratio.args[0], ratio.args[1]
-    above, below = value.as_numer_denom()
-    return above, below
 
 
 def _without_dead_code(program: Rescaled) -> Rescaled:
@@ -374,11 +89,15 @@ def _with(kernel: RowKernel, values: Mapping[sp.Symbol, sp.Expr]) -> RowKernel:
 
 def _check(program: Rescaled, kernel: RowKernel) -> None:
     """The product, with any scales, against central differences of the kernel's gradients."""
-    constants = (symbols.parameter(p) for p in kernel.parameters)
+    constants = {symbols.parameter(p): p for p in kernel.parameters}
     setting = Setting((*INPUTS, *DIRECTION), (*constants, *program.scales.values()))
     with mpmath.workdps(DIGITS + 20 + _STEP_DIGITS):
         h = mpmath.mpf(10) ** -_STEP_DIGITS
-        for point in setting.points():
+        for drawn in setting.points():
+            point = drawn
+            for symbol, parameter in constants.items():  # numbers drawn are at most 1 in size
+                if not parameter.holds(point.scalars[symbol]):
+                    point = point.bind(symbol, 1 + abs(point.scalars[symbol]))
             _, found = run(program.kernel, point, {**INPUTS, **DIRECTION})
             ahead, behind = (run(kernel, _moved(point, sign * h))[1] for sign in (1, -1))
             wanted = [(a - b) / (2 * h) for a, b in zip(chain(*ahead.values()), chain(*behind.values()), strict=True)]

@@ -91,6 +91,11 @@ class RowKernel:
         return tuple(reduction for stage in self.stages for reduction in stage.reductions)
 
     @property
+    def maxima(self) -> tuple[Reduction, ...]:
+        """Those of the reductions that are no sums."""
+        return tuple(reduction for reduction in self.reductions if reduction.kind != "sum")
+
+    @property
     def scalars(self) -> tuple[Assignment, ...]:
         """Those of all stages."""
         return tuple(assignment for stage in self.stages for assignment in stage.scalars)

@@ -2,7 +2,7 @@
 
 sum(|u|^p) leaves the range of a type long before its p-th root does. One more stage comes before: the largest |u|, m.
 With the shares r = |u|/m, which are at most 1 and one of which is 1, the norm is m*sum(r^p)^(1/p) and its gradient
-sign(u)*(r/sum(r^p)^(1/p))^(p - 1), whatever m is.
+sign(u)*(r/sum(r^p)^(1/p))^(p - 1), whatever m is. What the weights multiply, sign(u)*r^(p - 1), is a component.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from .functions import masked_ratio
+from .functions import masked_ratio, signum
 from .kernel import Assignment, Reduction, RowKernel, Stage
 
 
@@ -28,9 +28,14 @@ def by_largest(kernel: RowKernel) -> RowKernel:
     elementwise = {**{norm.size: norm.share for norm in norms}, **exponents}
     distances = {norm.power: norm.largest * norm.root for norm in norms}
     over_largest = {a.symbol: norm.root for norm in norms for a in stage.scalars if a.value == norm.power}
+    powers = {norm.signed_power(exponents[norm.p]): norm.powers for norm in norms}
     return replace(
         kernel,
-        components=(*kernel.components, *(Assignment(n.share, masked_ratio(n.size, n.largest)) for n in norms)),
+        components=(
+            *kernel.components,
+            *(Assignment(norm.share, masked_ratio(norm.size, norm.largest)) for norm in norms),
+            *(Assignment(symbol, value) for value, symbol in powers.items()),
+        ),
         stages=(
             Stage(
                 tuple(Reduction(norm.most, norm.size, "max") for norm in norms),
@@ -50,12 +55,12 @@ def by_largest(kernel: RowKernel) -> RowKernel:
                 ),
             ),
         ),
-        maps=tuple(replace(a, value=a.value.xreplace(elementwise)) for a in kernel.maps),
+        maps=tuple(replace(a, value=a.value.xreplace(elementwise).subs(powers)) for a in kernel.maps),
     )
 
 
 class _Norm:
-    """The names of what belongs to one sum of powers: of sum_pos, largest_pos, share_pos and root_pos."""
+    """The names of what belongs to one sum of powers: of sum_pos, largest_pos, share_pos, power_pos and root_pos."""
 
     def __init__(self, reduction: Reduction) -> None:
         suffix = reduction.name.removeprefix("sum")
@@ -65,3 +70,15 @@ class _Norm:
             sp.Symbol(name + suffix, positive=True) for name in ("max", "largest", "root")
         )
         self.share = sp.Symbol(f"share{suffix}", nonnegative=True)
+        self.powers = sp.Symbol(f"power{suffix}", real=True)
+
+    def signed_power(self, p: sp.Symbol) -> sp.Expr:
+        (of,) = self.size.args
+        return self.share ** (p - 1) * signum(of)
+
+
+def maxima_cancel(kernel: RowKernel) -> bool:
+    """Whether what a kernel computes does not depend on its maxima, as of components over the largest it does not."""
+    divisors = {c.value.args[1] for c in kernel.components if isinstance(c.value, masked_ratio)}
+    cancelling = {a.value for a in kernel.scalars if a.symbol in divisors}
+    return all(reduction.symbol in cancelling for reduction in kernel.maxima)

@@ -17,7 +17,7 @@ from . import symbols
 from .differentiate import Derivation
 from .errors import StepError
 from .evaluate import evaluate
-from .functions import hypot, masked_ratio, product, quotient
+from .functions import hypot, masked_ratio, product, quotient, signed
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
 from .largest import by_largest
 from .lemmas import Term
@@ -146,11 +146,11 @@ def _weights_and_maps(
     parts: dict[str, list[tuple[sp.Expr, sp.Expr]]] = {}
     order = ("x_pos", "x_neg", "x")
     coefficients = {name: [_coefficient(t, derivation, slope_names) for t in derivation.terms[name]] for name in order}
-    magnitudes = {_magnitude(c) for name in order for c in coefficients[name]}
+    magnitudes = {signed(c)[1] for name in order for c in coefficients[name]}
     for name in order:
         parts[name] = []
         for term, coefficient in zip(derivation.terms[name], coefficients[name], strict=True):
-            magnitude = _magnitude(coefficient)
+            _, magnitude = signed(coefficient)
             if magnitude not in weights:
                 shared = name == "x" or str(term.slope)[2:] in name
                 suffix = name.removeprefix("x") if shared else f"_{str(term.slope)[2:]}"
@@ -181,10 +181,6 @@ def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol
 def _divides(coefficient: sp.Expr) -> bool:
     """Whether it is divided by a distance."""
     return any(power.is_negative and base in symbols.DISTANCES for base, power in coefficient.as_powers_dict().items())
-
-
-def _magnitude(coefficient: sp.Expr) -> sp.Expr:
-    return -coefficient if coefficient.could_extract_minus_sign() else coefficient
 
 
 def _masked(coefficient: sp.Expr) -> sp.Expr:

@@ -53,7 +53,7 @@ def rescale(kernel: RowKernel) -> Rescaled:
     owners = _owners(named)
     found = owners and _with_scales(named, owners)
     if not found:
-        return Rescaled(kernel, {}, _has_largest(kernel) and _is_of_delta(kernel))
+        return Rescaled(kernel, {}, bool(kernel.maxima) and _is_of_delta(kernel))
     _check(found, kernel)
     return found
 
@@ -189,7 +189,7 @@ def _in_place(value: sp.Expr, inverses: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
 
 def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol], scales: Collection[str]) -> bool:
     """Whether the loss depends on d_pos - d_neg alone, which is one sum or made of scalars of degree 1."""
-    if _has_largest(kernel):
+    if kernel.maxima:  # sums are of components over the largest, which needs no scales
         return _is_of_delta(kernel)
     distances = set(symbols.DISTANCES)
     if not any(a.value.free_symbols & distances for a in kernel.scalars):
@@ -199,11 +199,6 @@ def _is_of_difference(kernel: RowKernel, homogeneous: set[sp.Symbol], scales: Co
     reduced = {r.symbol for r in last.reductions}
     made_of_sums = {a.symbol for a in rest if a.value.free_symbols & reduced}
     return homogeneous == made_of_sums and not any(a.value.free_symbols & distances for a in rest)
-
-
-def _has_largest(kernel: RowKernel) -> bool:
-    """Whether sums are of components over the largest, which needs no scales."""
-    return any(r.kind == "max" for r in kernel.reductions)
 
 
 def _is_of_delta(kernel: RowKernel) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from .functions import masked_ratio
+from .functions import masked_ratio, signed
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X
 
 _EMBEDDINGS = (X, X_POS, X_NEG)
@@ -36,10 +36,10 @@ def on_units(kernel: RowKernel) -> RowKernel:
         for weight in kernel.weights:
             factor = sp.diff(value, weight)
             if factor != 0:
-                sign = -1 if factor.could_extract_minus_sign() else 1
-                called = (sign * factor).name if (sign * factor).is_Symbol else len(dots) + 1
+                sign, magnitude = signed(factor)
+                called = magnitude.name if magnitude.is_Symbol else len(dots) + 1
                 name = sp.Symbol(f"dot_{e.name}_{called}", real=True)
-                parts.append(sign * weight * dots.setdefault(units[e] * sign * factor, name))
+                parts.append(sign * weight * dots.setdefault(units[e] * magnitude, name))
         alongs.append(Assignment(along, sp.Add(*parts)))
         maps.append(replace(gradient, value=sp.Mul(inverses[e], value - along * units[e])))
     *before, stage = kernel.stages
