@@ -76,7 +76,8 @@ def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
     product = product_of(kernel)
     if product is None:
         return None
-    return _slots(product, (*product.kernel.constants, *product.kernel.weights))
+    stored = (*product.kernel.constants, *product.kernel.weights)
+    return {**_slots(product, stored), "functions": product.kernel.functions}
 
 
 def _slots(rescaled: Rescaled, stored: Iterable[sp.Symbol]) -> dict[str, Any]:

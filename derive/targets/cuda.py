@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class CudaTarget(Target):
     name = "cuda"
-    title = "CUDA kernels (.cuh) and C launchers (.cu): forward, backward, both fused, hvp (not on lp)"
+    title = "CUDA kernels (.cuh) and C launchers (.cu): forward, backward, both fused, hvp"
     templates = {"layer.cuh.jinja": "{stem}.cuh", "layer.cu.jinja": "{stem}.cu"}
     shares = ("cpp",)
     dtypes = tuple(FLOAT_TYPES)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..verify.checks import Method
     from ..verify.report import Report
 
-_HELPERS = ("sigmoid", "softplus", "select", "masked_ratio")
+_HELPERS = ("sigmoid", "softplus", "select", "masked_ratio", "masked_power")
 _REDUCED_BY = {"sum": "_sum", "max": "_largest"}
 _LEAST = {"at least 1": "1 <= ", "positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
 """What stands before a parameter in the test of its domain."""
@@ -116,7 +116,7 @@ def _map(one: Assignment, printer: ShortLines, part: str) -> list[tuple[str, str
 
 class NumpyTarget(Target):
     name = "numpy"
-    title = "one NumPy module: value, value_and_grad, hvp (not on lp)"
+    title = "one NumPy module: value, value_and_grad, hvp"
     templates = {"layer.py.jinja": "{stem}.py"}
     executable = True
 

@@ -2,8 +2,8 @@
 
 As in `reference`, nothing is imported from the derivation, the kernel or its product. The second derivatives of a
 distance are mixed differences of its definition, those of a loss second differences of its formula, and the chain rule
-puts them together. Where a distance has a kink in a component, its derivatives in that component are 0, second ones
-like first ones; a loss has those of the formula which applies.
+puts them together. Where a distance has no second derivative in a component, those in that component are 0; a loss has
+those of the formula which applies.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import mpmath
 
 from ..catalogue import PAIRS, Objective
 from ..highprecision import distance_between, smooth_piece, unit, value_on_units
-from .reference import Exact, Slopes, component_scales, digits_of, distance_gradients, loss_slopes, step_of
+from .reference import Exact, Slopes, component_scales, digits_of, distance_gradients, loss_slopes, power_of, step_of
 
 _STEP = mpmath.mpf(10) ** -15  # differences of the second order err by about its square
+_SMOOTH = mpmath.mpf(10) ** -6
 _SHIFT = mpmath.ldexp(1, -40)
 
 Vector = Sequence[Any]
@@ -162,7 +163,7 @@ def _side(objective: Objective, parameters: Mapping[str, float], a: Vector, b: V
         if objective.of_units:
             bent_scale = _bent_scale_on_units(objective, parameters, a, b, v)
         else:
-            bent_scale = _bent_scale(hessian, gradient, value, v)
+            bent_scale = _bent_scale(hessian, gradient, value, v, power_of(objective, parameters))
         return _Side(value, toward.moved, Exact(gradient, more), rate, bent, bent_scale)
 
 
@@ -171,7 +172,7 @@ def _dot(a: Iterable[Any], b: Iterable[Any]) -> Any:
 
 
 def _hessian(function: _Function, z: Vector) -> list[list[Any]]:
-    """By differences; 0 in components where the function has a kink."""
+    """By differences; 0 in components where there is no second derivative."""
     h = _STEP * min(_sizes(z))
     size = len(z)
     with mpmath.workdps(_precision(z, h)):
@@ -186,12 +187,13 @@ def _hessian(function: _Function, z: Vector) -> list[list[Any]]:
         ahead, behind = ([at((k, sign * h)) for k in range(size)] for sign in (1, -1))
         second = [ahead[k] - 2 * here + behind[k] for k in range(size)]
         nearer = [at((k, h / 2)) - 2 * here + at((k, -h / 2)) for k in range(size)]
-        # halving the step takes a quarter of a second difference, but half of a kink
-        kinks = [abs(half) > abs(whole) * 3 / 8 for half, whole in zip(nearer, second, strict=True)]
+        # halving the step divides a second difference by 4, but that of |z|^p by 2^p: for p < 2 there is no second
+        # derivative at 0, and for larger ones it is 0
+        smooth = [abs(4 * half - whole) <= _SMOOTH * abs(whole) for half, whole in zip(nearer, second, strict=True)]
         hessian = [[mpmath.mpf(0)] * size for _ in range(size)]
         for k in range(size):
-            hessian[k][k] = mpmath.mpf(0) if kinks[k] else second[k] / h**2
-        for j, k in combinations([k for k in range(size) if not kinks[k]], 2):
+            hessian[k][k] = second[k] / h**2 if smooth[k] else mpmath.mpf(0)
+        for j, k in combinations([k for k in range(size) if smooth[k]], 2):
             both = at((j, h), (k, h)) - 2 * here + at((j, -h), (k, -h))
             hessian[j][k] = hessian[k][j] = (both - second[j] - second[k]) / (2 * h**2)
         return hessian
@@ -208,14 +210,30 @@ def _sizes(z: Vector) -> list[Any]:
     return [abs(c) for c in (*z, *(z[k] - z[n + k] for k in range(n))) if c] or [mpmath.mpf(1)]
 
 
-def _bent_scale(hessian: Sequence[Vector], gradient: Vector, distance: Any, v: Vector) -> list[Any]:
+def _bent_scale(
+    hessian: Sequence[Vector], gradient: Vector, distance: Any, v: Vector, power: float = 1.0
+) -> list[Any]:
     """The sum of the sizes of the terms of the Hessian times v.
 
     A root of a sum, which is x, has the second derivative (x'' - d' d')/d, so that terms of the size of d' d'/d cancel.
+    That of a sum of powers has p - 1 times these: with r, components over the largest,
+
+        (p - 1) r^(p - 2) v / d  and  (p - 1) d' (sum of d' v) / d.
+
+    A unit in r, half for each of difference and quotient, becomes |p - 2| of them in the first one, and p - 1 in each d'
+    of the second: as for gradients, a quarter of that is added to the scale, four units of which are allowed.
     """
-    roots = distance and any(map(any, hessian))
-    along = _dot(map(abs, gradient), map(abs, v)) / distance if roots else mpmath.mpf(0)
-    return [_dot(map(abs, row), map(abs, v)) + abs(g) * along for row, g in zip(hessian, gradient, strict=True)]
+    if not (distance and any(map(any, hessian))):
+        return [mpmath.mpf(0)] * len(gradient)
+    sizes, bends = [abs(c) for c in v], mpmath.mpf(power) - 1 or 1
+    along, steeper = bends * _dot(map(abs, gradient), sizes) / distance, (0, 0)
+    if power > 1:
+        steeper = abs(bends - 1) / 4, bends / 2
+    scales = []
+    for row, g, size in zip(hessian, map(abs, gradient), sizes, strict=True):
+        own = abs(row[len(scales)]) * size + bends * g * g * size / distance
+        scales.append(_dot(map(abs, row), sizes) + g * along + steeper[0] * own + steeper[1] * g * along)
+    return scales
 
 
 def _bent_scale_on_units(
@@ -240,8 +258,9 @@ def _bent_scale_on_units(
     with mpmath.workdps(80):
         value = distance(units)
     inner, scales = component_scales(partial(_between, distance), units[:n], units[n:], together=a == b)
-    gradient, scale = [*inner[0], *inner[1]], [*scales[0], *scales[1]]
-    bent = _bent_scale(_hessian(distance, units), gradient, value, turned_scale)
+    power = power_of(objective, parameters)
+    gradient, scale = [*inner[0], *inner[1]], [(1 + (power - 1) / 4) * s for s in chain(*scales)]
+    bent = _bent_scale(_hessian(distance, units), gradient, value, turned_scale, power)
     bent = [one + more for one, more in zip(bent, _sensitivity(distance, units, turned, a == b), strict=True)]
     result = []
     for at, (norm, stretch) in enumerate(zip(norms, stretched, strict=True)):

@@ -152,7 +152,7 @@ def distance_gradients(
     with mpmath.workdps(80):
         for gradient in values:
             gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
-    exact, steeper = [mpmath.mpf(0)] * len(a), (mpmath.mpf(_power(objective, parameters)) - 1) / 4
+    exact, steeper = [mpmath.mpf(0)] * len(a), (mpmath.mpf(power_of(objective, parameters)) - 1) / 4
     if not objective.of_units:
         first, second = ([steeper * abs(component) for component in value] for value in values)
         return Toward((Exact(values[0], first), Exact(values[1], second)), mpmath.mpf(0))
@@ -173,7 +173,7 @@ def distance_gradients(
     return Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
 
 
-def _power(objective: Objective, parameters: Mapping[str, float]) -> float:
+def power_of(objective: Objective, parameters: Mapping[str, float]) -> float:
     """The largest parameter that the definition of the distance raises components to; 1 for none."""
     distance = objective.distance
     operations = (node for node in ast.walk(distance.formula.written_out) if isinstance(node, ast.BinOp))
