@@ -24,6 +24,7 @@ from .regimes import (
     Regime,
     depends_on_zeros,
     is_judged,
+    other_parameters,
     parameters_on_the_kinks,
 )
 from .report import Check
@@ -174,8 +175,7 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
     x, other = normal(), normal()
     yield case(_ORDINARY, x, other, normal())
     yield case(_ORDINARY, normal(), normal(), normal())
-    changed = {name: 0.625 * value + 0.0625 for name, value in parameters.items()}
-    yield case("other parameters", normal(), normal(), normal(), **changed)
+    yield case("other parameters", normal(), normal(), normal(), **other_parameters(objective, parameters))
     if not objective.loss.source:  # of which a distance may be no part where it has no derivative
         yield case("x = x_pos", x, x, other)
         yield case("x = x_neg", x, other, x)

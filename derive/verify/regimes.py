@@ -154,7 +154,7 @@ def _regimes(
 
     for dim in (1, 2, 7):
         yield regime(f"ordinary, n = {dim}", normal(3, dim), normal(3, dim), normal(3, dim))
-    changed = {name: 0.625 * value + 0.0625 for name, value in parameters.items()}
+    changed = other_parameters(objective, parameters)
     yield regime("ordinary, other parameters", normal(3, 3), normal(3, 3), normal(3, 3), **changed)
     x, other = normal(2, 3), normal(2, 3)
     yield regime("x = x_pos", x, x, other)
@@ -200,6 +200,13 @@ def _regimes(
     for changed in parameters_on_the_kinks(objective, parameters):
         x, x_pos, x_neg = (np.array([row]) for row in ON_THE_KINK[objective.of_units])
         yield regime("on the kink", x, x_pos, x_neg, **changed)
+
+
+def other_parameters(objective: Objective, parameters: Mapping[str, float]) -> dict[str, float]:
+    """Values that are not those of `parameters`, in the same domains."""
+    domains = {p.name: p for p in objective.parameters}
+    changed = {name: 0.625 * value + 0.0625 for name, value in parameters.items()}
+    return {name: value if domains[name].holds(value) else 0.375 + value for name, value in changed.items()}
 
 
 def depends_on_zeros(objective: Objective) -> bool:
