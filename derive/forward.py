@@ -87,18 +87,19 @@ class _Forward:
         self.sums = {r.symbol: r.term for r in self.kernel.reductions if r.kind == "sum"}
         self.fixed = self._fixed()
         self.roots = dict(_roots(self.kernel))
-        self.components = {a.symbol: a.value for a in self.kernel.components}
+        self.components: dict[sp.Symbol, sp.Expr] = {}
         self.rates: dict[sp.Symbol, sp.Expr] = {**dict.fromkeys(self.fixed, sp.S.Zero), **_RATES}
         self.norms: dict[sp.Symbol, sp.Symbol] = {}  # from 1/norm to the rate of the norm over the norm
         self.of_norms: list[tuple[Reduction, Assignment]] = []
         self.inverses: list[Assignment] = []
         self.drags: dict[sp.Symbol, sp.Expr] = {}  # split weights times the rates of what they are divided by
         self.powers: dict[sp.Symbol, _Power] = {}
+        for component in self.kernel.components:
+            self._take_component(component.symbol, component.value)
         self.reductions: list[Reduction] = []
         self.scalars: list[Assignment] = []
         for component, value in tuple(self.components.items()):
             self._take_norm(component, value)
-            self._take_power(component, value)
         self.splits = {weight: split for weight in self.kernel.weights if (split := self._split(weight))}
         for split in self.splits.values():
             self._take_distance(split)
@@ -169,14 +170,16 @@ class _Forward:
             self.norms[inverse], self.rates[inverse] = rate, -inverse * rate
             self._name_component(component, inverse * of - rate * component)
 
-    def _take_power(self, component: sp.Symbol, value: sp.Expr) -> None:
-        """A component that is a signed power of another one over the largest."""
+    def _take_component(self, component: sp.Symbol, value: sp.Expr) -> None:
+        """A component as it is, or as a signed power of another one over the largest: only one power is computed."""
         for sign in value.atoms(signum):
             share, exponent = (value / sign).as_base_exp()
             suffix = str(component).removeprefix("power")
             steep, bent = (sp.Symbol(name + suffix, real=True) for name in ("steep", "bent"))
             self.components[steep] = masked_power(share, (exponent - 1) / 2)
             self.powers[component] = _Power(exponent, sign.args[0], self.components[share].args[1], steep, bent)
+            value = sign * product(product(share, steep), steep)
+        self.components[component] = value
 
     def _bent(self, power: _Power, weight: sp.Symbol) -> sp.Symbol:
         """The rate of a power times a weight, which comes first: 0 must not be multiplied by what overflows."""

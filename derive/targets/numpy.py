@@ -142,6 +142,7 @@ class NumpyTarget(Target):
         from ..rescale import rescale
         from ..verify.checks import DIMS, run_checks
         from ..verify.curvature import run_product_checks
+        from ..verify.mixing import mixing_checks
         from ..verify.report import Report
         from ..verify.weighting import REDUCTIONS, weighting_checks
 
@@ -150,9 +151,11 @@ class NumpyTarget(Target):
         full_range, dims = rescale(product.kernel).full_range, DIMS if thorough else ()
         run = runner(module)
         checks = run_checks(of, run, dtypes, values, invariant, dims=dims, full_range=full_range)
-        if product_of(product.kernel):
-            products = product_runner(module)
+        products = product_runner(module) if product_of(product.kernel) else None
+        if products:
             checks += run_product_checks(of, products, dtypes, values, invariant, dims=dims, full_range=full_range)
+        for dtype in dtypes:
+            checks += mixing_checks(of, run, dtype, values, full_range, products)
         weighted = [weighting_checks(run, dtype, values, ("none", *REDUCTIONS)) for dtype in dtypes]
         return Report(self.name, f"run (NumPy {np.__version__})", (*checks, *chain(*weighted)))
 

@@ -80,7 +80,7 @@ def run_product_checks(
     """Everything that is asked of products; the arguments are as for `checks.run_checks`."""
     checks: list[Check] = []
     for dtype in dtypes:
-        cases = list(_cases(objective, dtype, parameters, dims, full_range))
+        cases = list(product_cases(objective, dtype, parameters, dims, full_range))
         ordinary = [case for case in cases if case.regime == _ORDINARY]
         asked = {  # all at once: it takes the same time
             "": cases,
@@ -114,14 +114,14 @@ def remember_products(
     full_range: bool = False,
 ) -> None:
     """Compute the reference of everything that `run_product_checks` will compare with one."""
-    for case in _cases(objective, dtype, parameters, dims, full_range):
+    for case in product_cases(objective, dtype, parameters, dims, full_range):
         _cached_product(objective, case)
 
 
 # ---------------------------------------------------------------- where it is looked
 
 
-def _cases(
+def product_cases(
     objective: Objective, dtype: str, parameters: Mapping[str, float], dims: Sequence[int], full_range: bool
 ) -> Iterator[Case]:
     """The same on every run; for float32 and float64 the same numbers, but at scales that only one has."""

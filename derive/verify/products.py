@@ -223,16 +223,14 @@ def _bent_scale(
     A unit in r, half for each of difference and quotient, becomes |p - 2| of them in the first one, and p - 1 in each d'
     of the second: as for gradients, a quarter of that is added to the scale, four units of which are allowed.
     """
-    if not (distance and any(map(any, hessian))):
-        return [mpmath.mpf(0)] * len(gradient)
     sizes, bends = [abs(c) for c in v], mpmath.mpf(power) - 1 or 1
-    along, steeper = bends * _dot(map(abs, gradient), sizes) / distance, (0, 0)
-    if power > 1:
-        steeper = abs(bends - 1) / 4, bends / 2
+    of_own, of_both = (abs(bends - 1) / 4, bends / 2) if power > 1 else (0, 0)
+    over = bends / distance if distance and any(map(any, hessian)) else mpmath.mpf(0)
+    along = over * _dot(map(abs, gradient), sizes)
     scales = []
     for row, g, size in zip(hessian, map(abs, gradient), sizes, strict=True):
-        own = abs(row[len(scales)]) * size + bends * g * g * size / distance
-        scales.append(_dot(map(abs, row), sizes) + g * along + steeper[0] * own + steeper[1] * g * along)
+        own = abs(row[len(scales)]) * size + over * g * g * size
+        scales.append(_dot(map(abs, row), sizes) + (1 + of_both) * g * along + of_own * own)
     return scales
 
 
