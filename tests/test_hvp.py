@@ -16,7 +16,7 @@ from derive_triplet import DISTANCES, LOSSES, Distance, Objective, Product, diff
 from derive_triplet.derive import hvp as module
 from derive_triplet.derive.errors import DefinitionError, StepError
 from derive_triplet.derive.evaluate import Point
-from derive_triplet.derive.functions import masked_ratio, quotient
+from derive_triplet.derive.functions import expand_nodes, masked_power, masked_ratio, quotient
 from derive_triplet.derive.highprecision import objective_value
 from derive_triplet.derive.hvp import DIRECTION, hessian_product, product_of
 from derive_triplet.derive.kernel import INPUTS, Reduction, RowKernel, run
@@ -24,9 +24,8 @@ from derive_triplet.derive.lower import lower
 from derive_triplet.derive.symbols import parameter
 from derive_triplet.derive.targets.numpy import load
 
-ENTRIES = {name: distance for name, distance in DISTANCES.items() if name != "lp"}  # which takes a maximum
 # each distance and each loss, raw and normalized
-PAIRS = [(norm, "softmax-mse", normalize) for norm in ENTRIES for normalize in (False, True)]
+PAIRS = [(norm, "softmax-mse", normalize) for norm in DISTANCES for normalize in (False, True)]
 PAIRS += [("l2", loss, False) for loss in LOSSES if loss != "softmax-mse"]
 HALF = Distance("half-l2", "half the distance", "sqrt(sum((x - y)**2)) / 2", "made up")
 LOGARITHM = Distance("logarithm", "it grows slowly", "log(2 + sum((x - y)**2))", "made up")
@@ -34,7 +33,7 @@ TILTED = Distance("tilted", "not invariant", "sum((x - 2*y)**2) + sqrt(1 + sum(x
 
 
 def objective(norm: str, loss: str, normalize: bool = False) -> Objective:
-    return Objective(ENTRIES[norm], LOSSES[loss], normalize=normalize)
+    return Objective(DISTANCES[norm], LOSSES[loss], normalize=normalize)
 
 
 def lowered(norm: str = "l2", loss: str = "softmax-mse", normalize: bool = False) -> RowKernel:
@@ -53,6 +52,7 @@ def drawn(of: Objective, scales: Any = (), dimension: int = 3, seed: int = 5) ->
 
     vectors = {name: [number() for _ in range(dimension)] for name in (*INPUTS, *DIRECTION)}
     scalars = {parameter(p): abs(number()) / 2 + mpmath.mpf(p.default) / 4 for p in of.parameters}
+    scalars |= {parameter(p): 1 + scalars[parameter(p)] for p in of.parameters if p.domain == "at least 1"}
     return Point(dimension, vectors, {**scalars, **{scale: abs(number()) + 1 for scale in scales}})
 
 
@@ -138,8 +138,9 @@ def test_the_maps_are_linear_in_the_weights() -> None:
     for norm, loss, normalize in PAIRS:
         kernel = hessian_product(lowered(norm, loss, normalize)).kernel
         twice = {weight: 2 * weight for weight in kernel.weights}
+        weighted = {c.symbol: expand_nodes(c.value) for c in kernel.components if c.value.free_symbols & twice.keys()}
         for of in kernel.maps:
-            value = of.value.args[0] if of.value.is_Function else of.value
+            value = expand_nodes(of.value).xreplace(weighted)
             assert sp.expand(value.xreplace(twice) - 2 * value) == 0
 
 
@@ -180,13 +181,13 @@ def test_a_wrong_program_is_not_made(old: str, new: Any, monkeypatch: pytest.Mon
         module.hessian_product.__wrapped__(lowered())
 
 
-def test_there_are_products_of_sums_only() -> None:
+def test_there_are_no_products_of_what_depends_on_a_maximum() -> None:
     kernel = lowered()
     (stage,) = kernel.stages
     largest = Reduction(stage.reductions[0].symbol, stage.reductions[0].term, kind="max")
     other = replace(kernel, stages=(replace(stage, reductions=(largest, *stage.reductions[1:])),))
     assert product_of(other) is None
-    with pytest.raises(DefinitionError, match="sums only"):
+    with pytest.raises(DefinitionError, match="depends on a maximum"):
         hessian_product(other)
 
 
@@ -214,6 +215,52 @@ def test_products_are_differences_of_gradients(dtype: str, reduction: str) -> No
     for part, a, b in zip(found, ahead, behind, strict=True):
         assert part.dtype == dtype and part.shape == (4, 3)
         np.testing.assert_allclose(part, (a - b) / 2e-6, rtol=0, atol=1e-5 if dtype == "float32" else 1e-8)
+
+
+def test_a_p_norm_of_2_has_the_products_of_the_euclidean_one_also_where_components_are_equal() -> None:
+    triplet = batch()
+    triplet[1][:, 0], triplet[2][1] = triplet[0][:, 0], triplet[0][1]
+    found = load(made("lp")).hvp(*triplet, p=2.0)
+    for part, wanted in zip(found, load(made("l2")).hvp(*triplet), strict=True):
+        np.testing.assert_allclose(part, wanted, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_p_norm_of_1_has_the_products_of_the_manhattan_one(dtype: str) -> None:
+    triplet = batch(dtype)
+    triplet[1][:, 0] = triplet[0][:, 0]
+    triplet[0][3], triplet[1][3] = [0, 1, 2], [4 * np.finfo(dtype).smallest_subnormal, 3, 4]  # of which 1/u overflows
+    found = load(made("lp")).hvp(*triplet, p=1.0)
+    for part, wanted in zip(found, load(made("l1")).hvp(*triplet), strict=True):
+        np.testing.assert_allclose(part, wanted, rtol=0, atol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("p", [1.0, 1.01, 1.5, 2.0, 3.0])
+def test_nothing_that_overflows_is_multiplied_by_0(dtype: str, p: float) -> None:
+    """Neither the weights of an inactive hinge are, nor a direction of 0, by the power of a component that is small."""
+    least = np.finfo(dtype).smallest_subnormal
+    x, x_pos, x_neg = np.array([[[0, 1], [0, 0]], [[least, 2], [least, least]], [[9, 9], [9, 9]]], dtype)
+    module, v = load(made("lp", "hinge")), np.array([[1, 0], [1, 1]], dtype)
+    for direction in ([v, -v, v], [0 * v, 0 * v, 0 * v]):
+        for margin in (0.0, 99.0):
+            found = np.array(module.hvp(x, x_pos, x_neg, *direction, p=p, margin=margin))
+            if margin:  # that of the other row is beyond the type, if it is not 0
+                found = found[:, : 1 + (not direction[0].any())]
+            assert not np.isnan(found).any()
+            assert not found.any() or (margin and direction[0].any())
+
+
+def test_an_infinite_second_derivative_is_taken_as_0() -> None:
+    triplet = batch()
+    triplet[1][:, 0] = triplet[0][:, 0]
+    module = load(made("lp", "hinge"))
+    for p, none in ((1.5, True), (2.0, False), (2.5, True)):
+        _, of_x_pos, _ = module.hvp(*triplet, p=p, margin=9.0)
+        assert np.isfinite(of_x_pos).all()
+        assert np.all((of_x_pos[:, 0] == 0) == none)
+    assert [masked_power.evaluate(mpmath.mpf(0), b) for b in (-1, 0, 1)] == [0, 1, 0]
+    assert masked_power.evaluate(mpmath.mpf(4), -1) == 0.25
 
 
 def test_out_is_filled_and_returned_and_inputs_are_left_alone() -> None:

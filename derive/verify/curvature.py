@@ -183,6 +183,10 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
     if objective.of_units:
         yield case("x_pos = 0", x, 0 * x, other)
     yield case("one component equal", x, np.append(x[:1], other[1:]), -x)
+    for power in objective.distance.parameters if not objective.of_units else ():
+        if power.domain == "at least 1":  # where there is no second derivative, and next to that
+            for exponent in (1.0, 1.5, 2.0):
+                yield case("one component equal", x, np.append(x[:1], other[1:]), -x, **{power.name: exponent})
     yield case("near-collapsed", x, x + normal(1e-3), x + normal(1e-3))
     # where rounding of the distances does not bend the loss
     if 1024 * FORMATS[FORMATS[dtype].computed_in].eps < _sharpest(parameters):

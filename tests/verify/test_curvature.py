@@ -24,12 +24,11 @@ from derive_triplet.derive.verify.products import product
 from derive_triplet.derive.verify.report import Check
 from derive_triplet.derive.verify.selection import Depth, kernels_to_execute
 
-ENTRIES = {name: distance for name, distance in DISTANCES.items() if name != "lp"}  # which takes a maximum
 SQUARES = own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares")
 
 
 def made(norm: str, loss: str, normalize: bool = False, target: str = "numpy", **options: Any) -> Product:
-    of = Objective(ENTRIES[norm], LOSSES.get(loss, SQUARES), normalize=normalize)
+    of = Objective(DISTANCES[norm], LOSSES.get(loss, SQUARES), normalize=normalize)
     return generate(differentiate(of), target, **options)
 
 
@@ -54,8 +53,9 @@ def failing(checks: Any) -> set[str]:
 
 @pytest.mark.parametrize(
     ("norm", "loss", "normalize"),
-    [(norm, "softmax-nll", False) for norm in ENTRIES]
-    + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)],
+    [(norm, "softmax-nll", False) for norm in DISTANCES]
+    + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)]
+    + [("lp", "hinge", True)],
 )
 def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     of = made(norm, loss, normalize)
@@ -70,7 +70,7 @@ def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
 
 @pytest.mark.parametrize(("norm", "normalize"), [("l2", False), ("l2", True), ("cosine", False)])
 def test_the_reference_is_a_mixed_difference_of_the_definition(norm: str, normalize: bool) -> None:
-    of = Objective(ENTRIES[norm], LOSSES["softmax-mse"], normalize=normalize)
+    of = Objective(DISTANCES[norm], LOSSES["softmax-mse"], normalize=normalize)
     parameters = {p.name: p.default for p in of.parameters}
     random = np.random.default_rng(8)
     embeddings, direction = (random.normal(size=(3, 2)).tolist() for _ in range(2))
@@ -185,6 +185,17 @@ PLANTS = [
     Plant(
         "slope beyond the kink", r"np\.heaviside\(z, 0\.0\)", "np.heaviside(z, 1.0)", norm="l2-squared", loss="hinge"
     ),
+    Plant("a power of 0 unmasked", r"np\.where\(\(a == 0\).*", "np.power(a, b)", norm="lp"),
+    Plant("a power of 0 that is always 0", r"\(a == 0\) & \(b < 0\)", "a == 0", norm="lp"),
+    Plant("a power more", r"exponent_p / 2 - 1", "exponent_p / 2", norm="lp"),
+    Plant("an exponent dropped", r"weight_pos \* \(exponent_p - 1\)", "weight_pos", norm="lp"),
+    Plant("another exponent", r"slope \* t2", "slope * p", norm="lp"),
+    Plant("tangent of a p-norm dropped", r"turn_pos = turn_pos - .*", "", norm="lp"),
+    Plant("tangent not over the distance", r"(rate_pos \* slope \* t2, largest_pos)\), root_pos", r"\1), 1", norm="lp"),
+    Plant("the other maximum", r"(du \* .*, )largest_pos", r"\1largest_neg", norm="lp"),
+    Plant("no maximum", r"largest_pos = max_pos", "largest_pos = np.ones(len(x))", norm="lp"),
+    Plant("sign of a power dropped", r" \* np\.sign\(u\)", "", norm="lp"),
+    Plant("rate of a power dropped", r"dpower_pos \* unit_x_pos \+ ", "", norm="lp", normalize=True),
     Plant("sign of a component at 0", r"np\.sign\(u\)", "np.where(u >= 0, 1.0, -1.0)", norm="l1", loss="softmax-nll"),
 ]
 
