@@ -24,7 +24,7 @@ from types import MappingProxyType
 import sympy as sp
 
 from . import symbols
-from .functions import masked_power, masked_ratio, product, quotient, sigmoid, signed, signum
+from .functions import absolute, masked_power, masked_ratio, product, quotient, sigmoid, signed, signum, step
 from .kernel import INPUTS, X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X
 from .rescale import Rescaled
 
@@ -182,12 +182,13 @@ class _Forward:
         self.components[component] = value
 
     def _bent(self, power: _Power, weight: sp.Symbol) -> sp.Symbol:
-        """The rate of a power times a weight, which comes first: 0 must not be multiplied by what overflows."""
+        """The rate of a power times a weight, which is not multiplied by what overflows if it is 0."""
         self.components[power.bent] = self._rate_of_power(power, weight)
         return power.bent
 
-    def _rate_of_power(self, power: _Power, times: sp.Expr = sp.S.One) -> sp.Expr:
-        rate = masked_ratio(times * power.exponent * self.rate_of(power.of), power.largest)
+    def _rate_of_power(self, power: _Power, weight: sp.Expr = sp.S.One) -> sp.Expr:
+        over = power.largest * _unless_0(weight)
+        rate = weight * masked_ratio(power.exponent * self.rate_of(power.of), over)
         return product(product(rate, power.steep), power.steep)
 
     def _split(self, weight: sp.Symbol) -> _Split | None:
@@ -245,10 +246,10 @@ class _Forward:
         exponent = split.below.as_base_exp()[1]
         if exponent.is_number:
             return split.weight * self.rate_of(split.below)
-        drag = split.above * exponent * self.rates[split.distance]
+        drag = exponent * self.rates[split.distance]
         for factor in self.values[split.distance].as_ordered_factors():
-            drag = masked_ratio(drag, factor)
-        return drag
+            drag = masked_ratio(drag, factor * _unless_0(split.above))
+        return split.above * drag
 
     def _turn(self, weight: sp.Symbol) -> sp.Expr:
         """The rate of a weight, times below where it is split."""
@@ -354,6 +355,11 @@ class _Forward:
 
 _SIDES = {symbols.d_pos: 1, symbols.d_neg: 2}
 """Which of the maps is the gradient in the embedding that a distance is to."""
+
+
+def _unless_0(weight: sp.Expr) -> sp.Expr:
+    """0 for a weight of 0, and 1 for any other: what is divided by it with a mask does not overflow for nothing."""
+    return sp.S.One if weight == 1 else step(absolute(weight))
 
 
 def _roots(kernel: RowKernel) -> Iterator[tuple[sp.Expr, sp.Expr]]:

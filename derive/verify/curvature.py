@@ -176,10 +176,9 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
     yield case(_ORDINARY, x, other, normal())
     yield case(_ORDINARY, normal(), normal(), normal())
     yield case("other parameters", normal(), normal(), normal(), **other_parameters(objective, parameters))
-    if not objective.loss.source:  # of which a distance may be no part where it has no derivative
-        yield case("x = x_pos", x, x, other)
-        yield case("x = x_neg", x, other, x)
-        yield case("collapsed", x, x, x)
+    yield case("x = x_pos", x, x, other)
+    yield case("x = x_neg", x, other, x)
+    yield case("collapsed", x, x, x)
     if objective.of_units:
         yield case("x_pos = 0", x, 0 * x, other)
     yield case("one component equal", x, np.append(x[:1], other[1:]), -x)

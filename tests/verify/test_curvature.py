@@ -189,13 +189,13 @@ PLANTS = [
     Plant("a power of 0 that is always 0", r"\(a == 0\) & \(b < 0\)", "a == 0", norm="lp"),
     Plant("a power more", r"exponent_p / 2 - 1", "exponent_p / 2", norm="lp"),
     Plant("an exponent dropped", r"weight_pos \* \(exponent_p - 1\)", "weight_pos", norm="lp"),
-    Plant("another exponent", r"slope \* t2", "slope * p", norm="lp"),
+    Plant("another exponent", r"slope \* t\d", "slope * p", norm="lp"),
     Plant("tangent of a p-norm dropped", r"turn_pos = turn_pos - .*", "", norm="lp"),
-    Plant("tangent not over the distance", r"(rate_pos \* slope \* t2, largest_pos)\), root_pos", r"\1), 1", norm="lp"),
+    Plant("tangent not over the distance", r"(rate_pos \* slope \* t\d, largest_pos)\), root_pos", r"\1), 1", norm="lp"),
     Plant("the other maximum", r"(du \* .*, )largest_pos", r"\1largest_neg", norm="lp"),
     Plant("no maximum", r"largest_pos = max_pos", "largest_pos = np.ones(len(x))", norm="lp"),
     Plant("sign of a power dropped", r" \* np\.sign\(u\)", "", norm="lp"),
-    Plant("rate of a power dropped", r"dpower_pos \* unit_x_pos \+ ", "", norm="lp", normalize=True),
+    Plant("rate of a power dropped", r"dpower_pos \* unit_x \+ ", "", norm="lp", normalize=True),
     Plant("sign of a component at 0", r"np\.sign\(u\)", "np.where(u >= 0, 1.0, -1.0)", norm="l1", loss="softmax-nll"),
 ]
 
