@@ -30,6 +30,7 @@ Numbers
     units          a kernel on unit vectors, for normalized embeddings
     largest        a kernel on components over the largest of them, for sums of powers
     hvp            the kernel of a Hessian-vector product
+    forward        the rates that it is made of, by forward-mode differentiation
     rescale        a kernel on scaled components, for rows whose sums leave the range of the type
 C++
     targets/cpp    what CUDA and Caffe share: a printer, and the slots of templates/cpp

@@ -23,11 +23,12 @@ RESERVED = frozenset(
         *("x", "x_pos", "x_neg", "y", "u", "v", "w", "k", "s", "q", "z", "d", "d_pos", "d_neg", "d_swap", "sum_pos"),
         *("sum_neg", "delta", "loss", "slope", "slope_pos", "slope_neg", "weight", "weight_pos", "weight_neg"),
         *("grad_x", "grad_x_pos", "grad_x_neg", "reduction", "out", "rows", "dim", "upstream", "factor", "stream"),
-        "weights",
+        *("weights", "v_pos", "v_neg", "dx", "dx_pos", "dx_neg", "du", "dv", "dw", "turn"),
     }
 )
 _RESERVED = re.compile(
-    r"(t|z|s|q)\d+|(weight|slope|sum|max|root|largest|share|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
+    r"(t|z|s|q)\d+|(weight|slope|sum|max|root|largest|share|power|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
+    r"|(direction|inverse|steep|over|pace|bent|pull)_(pos|neg|swap).*|(rate|turn|stretch)_.*|h_x.*"
     r"|np|parameters|row|sums|exponent_.*"
     r"|(inverse|unit|square|along|norm|dot|g)_x.*"
 )

@@ -1,8 +1,8 @@
 """Rescaled -> what the rates of its maps are made of: forward-mode differentiation of a kernel.
 
 The rate of a number is how fast it changes as the embeddings move in a direction, (dx, dx_pos, dx_neg). Rates of sums
-are sums, rates of scalars are scalars, and rates of maps are maps. Scales of the kernel do not change, and the direction
-is multiplied by those of the row.
+are sums, rates of scalars are scalars, and rates of maps are maps. Scales of the kernel do not change, and the
+direction is multiplied by those of the row.
 
 The gradient of a distance such as the Euclidean one is an elementwise factor over the distance. The rate of that is
 
@@ -11,8 +11,9 @@ The gradient of a distance such as the Euclidean one is an elementwise factor ov
 and it is computed so: the rate is a sum over components of the gradient, which no scale of the embeddings takes out of
 the range of a type, and what multiplies the factor's rate and the gradient are two scalars of the row.
 
-At a point where a distance has no gradient, and that is taken as 0, its second derivatives are taken as 0, too; a step
-and a sign have the derivative 0 everywhere.
+Where a distance has no second derivative in a component, it is taken as 0: where it has no gradient, and that is taken
+as 0, and where it is a p-norm with p < 2 of components one of which is 0. A step and a sign have the derivative 0
+everywhere.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class _Split:
     """A weight that is above/below, where above is the slope in a distance, times a number, and below is of the row.
 
     distance: which one. inverse: 1/below. factor: the component that the weight multiplies. direction: the component
-    factor/below, which is the gradient of the distance, over number. moved: the component in which that is the gradient.
+    factor/below, which is the gradient of the distance, over number. moved: the component that it is the gradient in.
     scale: of the factor, 1 for none.
     """
 
@@ -59,16 +60,22 @@ class _Split:
 class _Power:
     """A component that is sign(of)*share^exponent, where share is |of|/largest.
 
-    Its rate is exponent*(rate of `of`)/largest*share^(exponent - 1). That power is 0 by convention where it is that of 0
-    and negative. steep: a component, the root of the power, which is in the range of a type wherever share is. bent: what
-    the rate times the weight of the component is called.
+    Its rate is exponent*(rate of `of`)/largest*share^(exponent - 1). A negative power of 0 is taken as 0.
     """
 
+    component: sp.Symbol
     exponent: sp.Expr
     of: sp.Symbol
     largest: sp.Symbol
-    steep: sp.Symbol
-    bent: sp.Symbol
+
+    @property
+    def steep(self) -> sp.Symbol:
+        """The root of the power in the rate, which is in the range of a type wherever share is."""
+        return sp.Symbol(self.name("steep"), real=True)
+
+    def name(self, of: str) -> str:
+        """What something else of the same distance is called."""
+        return str(self.component).replace("power", of)
 
 
 def differentiated(program: Rescaled) -> RowKernel:
@@ -174,21 +181,22 @@ class _Forward:
         """A component as it is, or as a signed power of another one over the largest: only one power is computed."""
         for sign in value.atoms(signum):
             share, exponent = (value / sign).as_base_exp()
-            suffix = str(component).removeprefix("power")
-            steep, bent = (sp.Symbol(name + suffix, real=True) for name in ("steep", "bent"))
-            self.components[steep] = masked_power(share, (exponent - 1) / 2)
-            self.powers[component] = _Power(exponent, sign.args[0], self.components[share].args[1], steep, bent)
-            value = sign * product(product(share, steep), steep)
+            power = _Power(component, exponent, sign.args[0], self.components[share].args[1])
+            self.components[power.steep] = masked_power(share, (exponent - 1) / 2)
+            self.powers[component] = power
+            value = sign * product(product(share, power.steep), power.steep)
         self.components[component] = value
 
     def _bent(self, power: _Power, weight: sp.Symbol) -> sp.Symbol:
         """The rate of a power times a weight, which is not multiplied by what overflows if it is 0."""
-        self.components[power.bent] = self._rate_of_power(power, weight)
-        return power.bent
+        over, pace, bent = (sp.Symbol(power.name(of), real=True) for of in ("over", "pace", "bent"))
+        self.components[over] = power.largest * _unless_0(weight)
+        self.components[pace] = masked_ratio(power.exponent * self.rate_of(power.of), over)
+        self.components[bent] = product(product(weight * pace, power.steep), power.steep)
+        return bent
 
-    def _rate_of_power(self, power: _Power, weight: sp.Expr = sp.S.One) -> sp.Expr:
-        over = power.largest * _unless_0(weight)
-        rate = weight * masked_ratio(power.exponent * self.rate_of(power.of), over)
+    def _rate_of_power(self, power: _Power) -> sp.Expr:
+        rate = masked_ratio(power.exponent * self.rate_of(power.of), power.largest)
         return product(product(rate, power.steep), power.steep)
 
     def _split(self, weight: sp.Symbol) -> _Split | None:
@@ -240,16 +248,15 @@ class _Forward:
     def _drag(self, split: _Split) -> sp.Expr:
         """A weight times the rate of what it is divided by.
 
-        Of a power that is the exponent times above times the rate of the distance over the distance, which is divided
-        by one factor after the other.
+        Of a power of a root, d/largest, that is above times the exponent times the rate of d, over the largest and then
+        over the root.
         """
-        exponent = split.below.as_base_exp()[1]
+        root, exponent = split.below.as_base_exp()
         if exponent.is_number:
             return split.weight * self.rate_of(split.below)
-        drag = exponent * self.rates[split.distance]
-        for factor in self.values[split.distance].as_ordered_factors():
-            drag = masked_ratio(drag, factor * _unless_0(split.above))
-        return split.above * drag
+        over = self.powers[split.factor].largest * _unless_0(split.above)
+        pull = masked_ratio(exponent * self.rates[split.distance], over)
+        return split.above * masked_ratio(self._name(self.powers[split.factor].name("pull"), pull), root)
 
     def _turn(self, weight: sp.Symbol) -> sp.Expr:
         """The rate of a weight, times below where it is split."""
@@ -359,7 +366,7 @@ _SIDES = {symbols.d_pos: 1, symbols.d_neg: 2}
 
 def _unless_0(weight: sp.Expr) -> sp.Expr:
     """0 for a weight of 0, and 1 for any other: what is divided by it with a mask does not overflow for nothing."""
-    return sp.S.One if weight == 1 else step(absolute(weight))
+    return step(absolute(weight))
 
 
 def _roots(kernel: RowKernel) -> Iterator[tuple[sp.Expr, sp.Expr]]:

@@ -1,7 +1,8 @@
 """RowKernel -> the program of a Hessian-vector product.
 
-Besides a row there is a direction, (dx, dx_pos, dx_neg). The product of the Hessian with it is the rate of the gradients
-as the embeddings move in that direction, and has the shape of the kernel that it is made from, with more reductions.
+Besides a row there is a direction, (dx, dx_pos, dx_neg). The product of the Hessian with it is the rate of the
+gradients as the embeddings move in that direction (`forward`), and has the shape of the kernel that it is made from,
+with more reductions.
 """
 
 from __future__ import annotations

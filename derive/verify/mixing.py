@@ -63,7 +63,7 @@ def _check(
 
 
 def _differing(results: Callable[[Sequence[Array]], Sequence[Array]], rows: Sequence[Array]) -> Iterator[int]:
-    """For each row, how many of its numbers are others than those of a batch of its copies, one of which is in its place.
+    """For each row, how many of its numbers are others than those of a batch of its copies, of the one in its place.
 
     In another place powers, of which a processor computes some at once, are not rounded in the same way.
     """

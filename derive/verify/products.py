@@ -210,9 +210,7 @@ def _sizes(z: Vector) -> list[Any]:
     return [abs(c) for c in (*z, *(z[k] - z[n + k] for k in range(n))) if c] or [mpmath.mpf(1)]
 
 
-def _bent_scale(
-    hessian: Sequence[Vector], gradient: Vector, distance: Any, v: Vector, power: float = 1.0
-) -> list[Any]:
+def _bent_scale(hessian: Sequence[Vector], gradient: Vector, distance: Any, v: Vector, power: float = 1.0) -> list[Any]:
     """The sum of the sizes of the terms of the Hessian times v.
 
     A root of a sum, which is x, has the second derivative (x'' - d' d')/d, so that terms of the size of d' d'/d cancel.
@@ -220,8 +218,8 @@ def _bent_scale(
 
         (p - 1) r^(p - 2) v / d  and  (p - 1) d' (sum of d' v) / d.
 
-    A unit in r, half for each of difference and quotient, becomes |p - 2| of them in the first one, and p - 1 in each d'
-    of the second: as for gradients, a quarter of that is added to the scale, four units of which are allowed.
+    A unit in r, half for each of difference and quotient, becomes |p - 2| of them in the first one, and p - 1 in each
+    d' of the second: as for gradients, a quarter of that is added to the scale, four units of which are allowed.
     """
     sizes, bends = [abs(c) for c in v], mpmath.mpf(power) - 1 or 1
     of_own, of_both = (abs(bends - 1) / 4, bends / 2) if power > 1 else (0, 0)

@@ -41,7 +41,7 @@ def test_right_code_passes(norm: str, normalize: bool) -> None:
         (r"scale\[:, None\]", "scale[-1]", BOTH),
         (r"return not any\(map\(np\.ndim, scales\)\)", "return np.ndim(scales[0]) == 0", BOTH),
         (r"d_pos = scaled_pos / scale_sum_pos", "d_pos = scaled_pos / np.min(scale_sum_pos)", BOTH),
-        (r"rate_pos = scaled_rate_pos / scale_sum_pos", "rate_pos = scaled_rate_pos / np.max(scale_sum_pos)", {PRODUCTS}),
+        (r"rate_pos = scaled_rate_pos / (scale_\w+)", r"rate_pos = scaled_rate_pos / np.max(\1)", {PRODUCTS}),
         (r"inputs = _checked_inputs\(x, x_pos, x_neg, v, .*", "raise ValueError(x)", {PRODUCTS}),
     ],
 )  # fmt: skip
