@@ -139,6 +139,11 @@ class absolute(Node):  # noqa: N801
         return signum(self.args[0])
 
 
+def with_own_absolute(expr: sp.Expr) -> sp.Expr:
+    """Without SymPy's absolute values, which it makes of sqrt(z^2), and of which second derivatives have no value."""
+    return expr.replace(sp.Abs, absolute)
+
+
 class signum(Node):  # noqa: N801
     """-1, 0 or 1; unlike SymPy's its derivative is 0, and no distribution."""
 

@@ -12,7 +12,18 @@ from functools import reduce
 
 import sympy as sp
 
-from .functions import absolute, expm1, log1p, logaddexp, positive_part, select, sigmoid, softplus, step, tanh
+from .functions import (
+    expm1,
+    log1p,
+    logaddexp,
+    positive_part,
+    select,
+    sigmoid,
+    softplus,
+    step,
+    tanh,
+    with_own_absolute,
+)
 
 
 @dataclass(frozen=True)
@@ -173,11 +184,6 @@ def _positive_part(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, sp.Max), rewrite).replace(lambda e: isinstance(e, sp.Min), mirrored)
 
 
-def _absolute(expr: sp.Expr) -> sp.Expr:
-    """|z| as one node, whose derivative at 0 is 0; SymPy makes its own of sqrt(z^2)."""
-    return expr.replace(lambda e: isinstance(e, sp.Abs), lambda e: absolute(e.args[0]))
-
-
 RULES = (
     Rule(
         "softmax is a sigmoid",
@@ -200,7 +206,7 @@ RULES = (
     Rule("exponential less one", "a small difference from 1 keeps its digits if it is computed as one", _exp_less_one),
     Rule("one fraction", "nothing is subtracted that is nearly equal", _one_fraction),
     Rule("positive part", "the larger of 0 and a number is its positive part", _positive_part),
-    Rule("absolute value", "its derivative at 0 is taken as 0", _absolute),
+    Rule("absolute value", "its derivative at 0 is taken as 0", with_own_absolute),
 )
 
 

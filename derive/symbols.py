@@ -16,7 +16,7 @@ import sympy as sp
 from .catalogue import PAIRS, Distance, Loss, Objective, Parameter
 from .errors import DefinitionError
 from .expression import Algebra, Definition
-from .functions import absolute, select, tanh
+from .functions import absolute, select, tanh, with_own_absolute
 
 n = sp.Symbol("n", integer=True, positive=True)
 i = sp.Symbol("i", integer=True, positive=True)
@@ -98,8 +98,7 @@ def definition_of(distance: Distance, first: sp.IndexedBase, second: sp.IndexedB
 
 def _read(distance: Distance, formula: Definition, first: sp.IndexedBase, second: sp.IndexedBase) -> sp.Expr:
     vectors = {"x": lambda index: first[index], "y": lambda index: second[index]}
-    value = formula.read(SYMPY, _parameters(distance), vectors)
-    return value.replace(sp.Abs, absolute)  # SymPy makes its own of sqrt(z^2), whose second derivative has no value
+    return with_own_absolute(formula.read(SYMPY, _parameters(distance), vectors))
 
 
 def loss_of(loss: Loss) -> tuple[sp.Expr, dict[sp.Symbol, sp.Expr]]:
