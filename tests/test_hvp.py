@@ -14,6 +14,7 @@ import sympy as sp
 
 from derive_triplet import DISTANCES, LOSSES, Distance, Objective, Product, differentiate, generate
 from derive_triplet.derive import hvp as module
+from derive_triplet.derive.catalogue import is_reserved
 from derive_triplet.derive.errors import DefinitionError, StepError
 from derive_triplet.derive.evaluate import Point
 from derive_triplet.derive.functions import expand_nodes, masked_power, masked_ratio, quotient
@@ -179,6 +180,15 @@ def test_a_wrong_program_is_not_made(old: str, new: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_without_dead_code", planted)
     with pytest.raises(StepError, match="triplet_softmax_mse_l2 is not the rate"):
         module.hessian_product.__wrapped__(lowered())
+
+
+def test_no_parameter_can_have_the_name_of_what_a_product_computes() -> None:
+    for norm, loss, normalize in PAIRS:
+        program = hessian_product(lowered(norm, loss, normalize))
+        of = program.kernel
+        named = [*of.components, *of.reductions, *of.scalars, *of.maps]
+        names = {*(one.name for one in named), *map(str, program.scales.values()), *DIRECTION, "v_pos", "v_neg"}
+        assert not {name for name in names if not is_reserved(name)}
 
 
 def test_there_are_no_products_of_what_depends_on_a_maximum() -> None:

@@ -225,7 +225,7 @@ def _bent_scale(hessian: Sequence[Vector], gradient: Vector, distance: Any, v: V
     of_own, of_both = (abs(bends - 1) / 4, bends / 2) if power > 1 else (0, 0)
     over = bends / distance if distance and any(map(any, hessian)) else mpmath.mpf(0)
     along = over * _dot(map(abs, gradient), sizes)
-    scales = []
+    scales: list[Any] = []
     for row, g, size in zip(hessian, map(abs, gradient), sizes, strict=True):
         own = abs(row[len(scales)]) * size + over * g * g * size
         scales.append(_dot(map(abs, row), sizes) + (1 + of_both) * g * along + of_own * own)
