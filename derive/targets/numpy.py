@@ -9,14 +9,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..printing import ATOM, InfixPrinter, ShortLines
-from .base import Product, Settings, Target, slots
+from .base import Product, Settings, Target
 
 if TYPE_CHECKING:
     import sympy as sp
 
     from ..differentiate import Derivation
-    from ..kernel import Assignment, Reduction, RowKernel
-    from ..rescale import Rescaled
+    from ..kernel import RowKernel
     from ..verify.checks import Method
     from ..verify.report import Report
 
@@ -27,9 +26,10 @@ _LEAST = {"at least 1": "1 <= ", "positive": "0 < ", "nonnegative": "0 <= ", "re
 
 
 class NumpyPrinter(InfixPrinter):
-    """Expressions on arrays: scalars of a row have shape (rows,), components (rows, columns).
+    """Expressions on arrays: scalars of a row have shape (rows,) or (rows, 1), components (rows, columns).
 
-    scales: the symbols by which components are multiplied only where they are not 1.
+    of_row: the symbols that are the same for all components of a row.
+    norms: whether sums of squares are computed without an array of squares, in an order that depends on the machine.
     """
 
     functions = {
@@ -45,9 +45,11 @@ class NumpyPrinter(InfixPrinter):
         **{name: f"_{name}" for name in _HELPERS},
     }
 
-    def __init__(self, names: Mapping[str, str] | None = None, scales: Iterable[sp.Symbol] = ()) -> None:
+    def __init__(
+        self, names: Mapping[str, str] | None = None, of_row: Iterable[sp.Symbol] = (), norms: bool = False
+    ) -> None:
         super().__init__(names)
-        self.scales = frozenset(scales)
+        self.of_row, self.norms = frozenset(of_row), norms
 
     def _print_positive_part(self, expr: Any) -> tuple[str, int]:
         return f"np.maximum({self(expr.args[0])}, 0.0)", ATOM
@@ -55,13 +57,28 @@ class NumpyPrinter(InfixPrinter):
     def _print_step(self, expr: Any) -> tuple[str, int]:
         return f"np.heaviside({self(expr.args[0])}, 0.0)", ATOM
 
-    def _print_Mul(self, expr: Any) -> tuple[str, int]:
-        scale = next((factor for factor in expr.args if factor in self.scales), None)
-        return (f"_scaled({self(expr / scale)}, {scale})", ATOM) if scale else super()._print_Mul(expr)
-
     def reduction(self, term: sp.Expr, kind: str) -> str:
         """A term reduced over the columns."""
+        if self.norms and kind == "sum" and term.is_Pow and term.exp == 2:
+            return f"_sum_of_squares({self(term.base)})"
         return f"{_REDUCED_BY[kind]}({self(term)})"
+
+    def into(self, array: str, value: sp.Expr) -> list[str]:
+        """The statements that compute `value` into an array that is there, the last operation without a temporary."""
+        if value.is_Add:
+            *first, last = self.terms(value)
+            if first[0].startswith("-"):
+                return [*self.into(array, -value), f"np.negative({array}, out={array})"]
+            operation = "subtract" if last.startswith("-") else "add"
+            return [f"np.{operation}({' '.join(first)}, {last[2:]}, out={array})"]
+        if value.is_Mul:
+            row, rest = value.as_independent(*(value.free_symbols - self.of_row), as_Add=False)
+            if row != 1:
+                return [f"np.multiply({self(rest)}, {self(row)}, out={array})"]
+        text = self(value)
+        if value.is_Function and text.startswith("np."):
+            return [f"{text[:-1]}, out={array})"]
+        return [f"{array}[...] = {text}"]
 
 
 class ShortNumpyPrinter(ShortLines, NumpyPrinter):
@@ -69,49 +86,12 @@ class ShortNumpyPrinter(ShortLines, NumpyPrinter):
 
     room = 76
 
-
-def _slots(rescaled: Rescaled, vectors: Iterable[str], part: str) -> dict[str, Any]:
-    """The slots of a program on rows of some vectors; `part` names what a map is made of where it takes several lines.
-
-    The maps are assignments to the columns k of arrays of their names.
-    """
-    names = {name: f"{name}[:, k]" for name in vectors}
-    of_row = {symbol.name: f"{symbol.name}[:, None]" for symbol in rescaled.kernel.constants}
-    parameters = {parameter.name for parameter in rescaled.kernel.parameters}
-    scales = rescaled.scales.values()
-    mapped, reduced = ShortNumpyPrinter(names, scales), ShortNumpyPrinter(names | of_row, scales)
-    printed = slots(rescaled, ShortNumpyPrinter(), reduced, mapped)
-    for stage, of in zip(printed["stages"], rescaled.kernel.stages, strict=True):
-        stage["reductions"] = [_reduction(one, reduced, stage["components"]) for one in of.reductions]
-        # a parameter that is taken into the rows
-        stage["scalars"] = [(n, f"np.full(len(x), {v})" if v in parameters else v) for n, v in stage["scalars"]]
-    return {
-        **printed,
-        "scale_names": [f"scale_{name}" for name in rescaled.scales],
-        "maps": [line for one in rescaled.kernel.maps for line in _map(one, mapped, part)],
-    }
-
-
-def _reduction(one: Reduction, printer: ShortLines, components: list[tuple[str, str]]) -> tuple[str, str]:
-    """The name of a reduction and what is added to it; a term that is too long for that is one more component."""
-    from sympy import Symbol
-
-    text = printer.reduction(one.term, one.kind)
-    if len(f"{one.name} += {text}") <= printer.room:
-        return one.name, text
-    components += printer.lines(named := f"of_{one.name}", one.term)
-    return one.name, printer.reduction(Symbol(named), one.kind)
-
-
-def _map(one: Assignment, printer: ShortLines, part: str) -> list[tuple[str, str]]:
-    """The lines of a map; a scale by which it is multiplied last is so in a line of its own."""
-    from ..functions import product
-
-    called = f"{one.name}[:, k]"
-    if not isinstance(one.value, product):
-        return printer.lines(part, one.value, called)
-    value, scale = one.value.args
-    return [*printer.lines(part, value), (called, f"_scaled({part}, {scale})")]
+    def into(self, array: str, value: sp.Expr, part: str = "") -> list[str]:
+        """The same, of a value that is too long for a line by way of an array called `part`."""
+        statements = super().into(array, value)
+        if not part or max(map(len, statements)) <= self.room:
+            return statements
+        return [f"{name} = {text}" for name, text in self.lines(part, value, f"{array}[...]")]
 
 
 class NumpyTarget(Target):
@@ -123,13 +103,14 @@ class NumpyTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         from ..hvp import product_of
         from ..rescale import rescale
+        from .numpy_rows import slots_of
 
         embeddings, second = ("x", "x_pos", "x_neg"), product_of(kernel)
-        own = _slots(rescale(kernel), embeddings, "g")
+        own = slots_of(rescale(kernel), embeddings, "g")
         functions = kernel.functions | (second.kernel.functions if second else frozenset())
         return {
             **own,
-            "product": second and _slots(second, (*embeddings, *(f"d{name}" for name in embeddings)), "h"),
+            "product": second and slots_of(second, (*embeddings, *(f"d{name}" for name in embeddings)), "h"),
             "squares": any("square" in function for stage in own["stages"] for _, function in stage["scales"]),
             "least": _LEAST,
             "helpers": [name for name in _HELPERS if name in functions],
