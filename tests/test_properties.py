@@ -425,14 +425,14 @@ def test_settings_are_what_their_arguments_say(norm: str, loss: str) -> None:
 
 SOFTMAX, UNITS = ("l2", "softmax-mse", False), ("l2", "softmax-mse", True)
 PLANTS: tuple[tuple[Callable[[Made, Batch, int], None], tuple[str, str, bool], str, str], ...] = (
-    (gradients_sum_to_0, SOFTMAX, r"weight_pos - v", "weight_pos + v"),
-    (a_common_shift_changes_nothing, SOFTMAX, r"- x_pos\[:, k\]", "- 0.999 * x_pos[:, k]"),
+    (gradients_sum_to_0, SOFTMAX, r"add\(grad_x_neg, grad_x_pos", "subtract(grad_x_neg, grad_x_pos"),
+    (a_common_shift_changes_nothing, SOFTMAX, r"subtract\(x, x_pos,", "subtract(x, 0.999 * x_pos,"),
     (lengths_do_not_matter_to_directions, UNITS, r"inverse_x_pos = .*", "inverse_x_pos = np.ones_like(square_x)"),
     (no_gradient_is_along_a_direction, UNITS, "along_x = ", "along_x = 0 * "),
     (swapped_embeddings_negate_the_difference, SOFTMAX, r"= delta / ", "= 1e-9 + delta / "),
     (swapped_embeddings_negate_the_difference, ("l2", "hinge", False), r"delta \+ margin", "delta"),
     (swapped_embeddings_negate_the_difference, ("l1", "softmax-nll", False), r"maximum\(z, 0\.0", "maximum(z, 1e-6"),
-    (components_may_be_permuted, SOFTMAX, r"_sum\(u \* u\)", "_sum(u * u[:, :1])"),
+    (components_may_be_permuted, SOFTMAX, r"_sum_of_squares\(u\)", "_sum(u * u[:, :1])"),
     (rows_may_be_permuted, SOFTMAX, r"2 \* s \* s", "np.sort(2 * s * s)"),
     (scaled_embeddings_scale_distances, SOFTMAX, r"np\.sqrt\(sum_pos\)", "np.sqrt(sum_pos + 1e-12)"),
     (scaled_embeddings_scale_distances, ("l2-smooth", "hinge", False), r"epsilon\)", "0.01)"),

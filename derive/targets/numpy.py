@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..verify.checks import Method
     from ..verify.report import Report
 
-_HELPERS = ("sigmoid", "softplus", "select", "masked_ratio", "masked_power")
+_HELPERS = ("sigmoid", "softplus", "select", "masked_ratio", "masked_power", "raised")
 _REDUCED_BY = {"sum": "_sum", "max": "_largest"}
 _LEAST = {"at least 1": "1 <= ", "positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
 """What stands before a parameter in the test of its domain."""
@@ -56,6 +56,11 @@ class NumpyPrinter(InfixPrinter):
 
     def _print_step(self, expr: Any) -> tuple[str, int]:
         return f"np.heaviside({self(expr.args[0])}, 0.0)", ATOM
+
+    def power(self, base: sp.Expr, exponent: sp.Expr) -> tuple[str, int]:
+        if exponent.free_symbols & self.of_row and not base.free_symbols <= self.of_row:
+            return self.call("_raised", base, exponent), ATOM
+        return super().power(base, exponent)
 
     def reduction(self, term: sp.Expr, kind: str) -> str:
         """A term reduced over the columns."""
@@ -103,17 +108,18 @@ class NumpyTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         from ..hvp import product_of
         from ..rescale import rescale
-        from .numpy_rows import slots_of
+        from .numpy_rows import bracketed, slots_of
 
         embeddings, second = ("x", "x_pos", "x_neg"), product_of(kernel)
         own = slots_of(rescale(kernel), embeddings, "g")
-        functions = kernel.functions | (second.kernel.functions if second else frozenset())
+        product = second and slots_of(second, (*embeddings, *(f"d{name}" for name in embeddings)), "h")
         return {
             **own,
-            "product": second and slots_of(second, (*embeddings, *(f"d{name}" for name in embeddings)), "h"),
+            "product": product,
+            "bracketed": bracketed,
             "squares": any("square" in function for stage in own["stages"] for _, function in stage["scales"]),
             "least": _LEAST,
-            "helpers": [name for name in _HELPERS if name in functions],
+            "helpers": [name for name in _HELPERS if f"_{name}(" in f"{own}{product}"],
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:

@@ -71,18 +71,29 @@ def slots_of(rescaled: Rescaled, vectors: Sequence[str], part: str) -> dict[str,
     values = tuple(one.value for one in kernel.maps)
     again = replace(kernel, components=tuple(c for c in kernel.components if c not in held)).components_in(*values)
     used = sp.Tuple(*values, *(component.value for component in again)).free_symbols
+    read = [name for name in vectors if name in {symbol.name for symbol in used}]
     return {
         **printed,
         "reduced_by": {text.partition("(")[0] for stage in printed["stages"] for _, text in stage["reductions"]},
         "saved": [symbol.name for symbol in (*(c for c in kernel.constants if c in used), *kernel.weights)],
         "scale_names": [symbol.name for symbol in rescaled.scales.values() if symbol in used],
-        "read": [name for name in vectors if name in {symbol.name for symbol in used}],
+        "read": read,
+        "read_from": [f"block[{vectors.index(name)}]" for name in read],
         "kept": [one.name for one in kept],
         "kept_in": _memory(kept, "into[0].shape"),
         "kept_alone": _memory([replace(one, home=None) for one in kept], "block[0].shape"),
         "again": [line for one in again for line in _computed(one, False, scales, in_maps)],
         "maps": [line for one in kernel.maps for line in _map(one, in_maps, part)],
     }
+
+
+def bracketed(opened: str, members: Sequence[str], closed: str, indent: int) -> str:
+    """Members in brackets as a formatter sets them: in one line of 88 columns, or one in each."""
+    line = f"{opened}{', '.join(members)}{closed}"
+    if indent + len(line) <= 88:
+        return line
+    inside = "".join(f"{' ' * (indent + 4)}{member},\n" for member in members)
+    return f"{opened}\n{inside}{' ' * indent}{closed}"
 
 
 def in_order(maps: Sequence[Assignment]) -> tuple[Assignment, ...]:

@@ -156,8 +156,8 @@ def test_loss_and_gradients_are_the_closed_forms(
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_value_is_the_loss_of_value_and_grad(module: ModuleType, dtype: str, reduction: str) -> None:
-    triplet = batch(700, 97, dtype)  # several blocks
-    assert len(module._blocks(triplet[0])) > 1
+    triplet = batch(1400, 97, dtype)  # several blocks
+    assert triplet[0].nbytes > 2 * module._BLOCKS[0]
     loss, _ = module.value_and_grad(*triplet, reduction=reduction)
     np.testing.assert_array_equal(module.value(*triplet, reduction=reduction), loss, strict=True)
 
@@ -190,30 +190,68 @@ def test_default_parameters_are_those_asked_for(product: Product) -> None:
 
 
 def assert_right_at_row_blocks(module: ModuleType, product: Product, dtype: str) -> None:
-    dim = 64
-    block = module._BLOCK_BYTES // (dim * np.dtype(dtype).itemsize)
-    for rows, blocks in ((block - 1, 1), (block, 1), (block + 1, 2), (2 * block + 1, 3)):
-        triplet = batch(rows, dim, dtype)
-        assert len(module._blocks(triplet[0])) == blocks
-        assert_closed_form(module, product, triplet)
+    dim, block = 64, 512
+    module._BLOCKS = (block * dim * np.dtype(dtype).itemsize,)
+    for rows in (block - 1, block, block + 1, 2 * block + 1):
+        assert_closed_form(module, product, batch(rows, dim, dtype))
 
 
 def assert_right_at_column_pieces(module: ModuleType, product: Product, dtype: str) -> None:
-    piece = module._PIECE
-    for dim, pieces in ((piece - 1, 1), (piece, 1), (piece + 1, 2), (2 * piece + 1, 3)):
-        triplet = batch(3, dim, dtype)
-        assert len(module._pieces(triplet[0])) == pieces
-        assert_closed_form(module, product, triplet)
+    piece = getattr(module, "_PIECE", 256)
+    for dim in (piece - 1, piece, piece + 1, 2 * piece, 2 * piece + 1):
+        assert_closed_form(module, product, batch(3, dim, dtype))
+
+
+def assert_the_same_in_all_blocks_and_threads(module: ModuleType, product: Product, dtype: str) -> None:
+    """Bit for bit: every row is on its own."""
+    triplet, direction = batch(61, 300, dtype), batch(61, 300, dtype, seed=2)
+    module._BLOCKS = (1 << 30,)
+    loss, gradients = module.value_and_grad(*triplet)
+    products = module.hvp(*triplet, *direction) if hasattr(module, "hvp") else ()
+    for module._BLOCKS, threads in (((1,), 1), ((4096,), 2), ((4096, 8192), 3), ((1 << 14,), 1)):
+        module._trials.clear()
+        found, others = module.value_and_grad(*triplet, threads=threads)
+        assert found == loss == module.value(*triplet, threads=threads)
+        np.testing.assert_array_equal(others, gradients)
+        if products:
+            np.testing.assert_array_equal(module.hvp(*triplet, *direction, threads=threads), products)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_around_the_block_size(module: ModuleType, product: Product, dtype: str) -> None:
-    assert_right_at_row_blocks(module, product, dtype)
+@pytest.mark.parametrize(
+    "right",
+    [assert_right_at_row_blocks, assert_right_at_column_pieces, assert_the_same_in_all_blocks_and_threads],
+    ids=["rows", "columns", "threads"],
+)
+def test_blocks_pieces_and_threads(product: Product, right: Callable[..., None], dtype: str) -> None:
+    right(load(product), product, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_dimensions_around_the_piece_size(module: ModuleType, product: Product, dtype: str) -> None:
-    assert_right_at_column_pieces(module, product, dtype)
+def test_blocks_are_of_the_size_that_was_fastest(module: ModuleType) -> None:
+    sizes, row = module._BLOCKS, 1024
+    trials: list[tuple[float, int]] = []
+    slices = list(module._blocks(0, 10**5, row, trials))
+    assert [size for _, size in trials] == [size for size in sizes for _ in range(3)]
+    assert [(rows.start, rows.stop) for rows in slices] == list(
+        itertools.pairwise([0, *(rows.stop for rows in slices)])
+    )
+    assert slices[-1].stop == 10**5
+    for fastest in sizes:
+        trials[:] = [(1.0 + (size != fastest), size) for size in sizes for _ in range(3)]
+        assert {rows.stop - rows.start for rows in module._blocks(0, 8 * 1024, row, trials)} == {fastest // row}
+    assert list(module._blocks(3, 5, 10**9, [])) == [slice(3, 4), slice(4, 5)]
+
+
+def test_small_batches_are_one_block_and_no_trial(module: ModuleType) -> None:
+    trials: list[tuple[float, int]] = []
+    assert list(module._blocks(0, 63, 1024, trials)) == [slice(0, 63)]
+    assert trials == []
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", None])
+def test_a_number_of_threads_that_is_none_is_refused(module: ModuleType, threads: Any) -> None:
+    with pytest.raises(ValueError, match=r"threads is .*; expected an integer >= 1"):
+        module.value(*three(), threads=threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -377,7 +415,7 @@ LAYOUTS: dict[str, Callable[[Any], Any]] = {
 def test_layout_in_memory_does_not_matter(
     module: ModuleType, product: Product, layout: Callable[[Any], Any], dtype: str
 ) -> None:
-    triplet = batch(150, 300, dtype)  # several blocks
+    triplet = batch(150, 300, dtype)
     laid_out = tuple(layout(e) for e in triplet)
     np.testing.assert_array_equal(laid_out, triplet)
     assert_closed_form(module, product, laid_out)
@@ -406,7 +444,11 @@ def test_parallel_embeddings_are_close_whatever_their_lengths(norm: str, dtype: 
 
     bound = 2 * 7**0.5  # of l1, whose gradient has length sqrt(n)
     assert longest(load(made)) <= bound
-    wrong = planted(made, "number[..., None]", "np.asarray(number, x.dtype)[..., None]")
+    wrong = planted(
+        made,
+        '"""The gradients of each row."""',
+        '"""The gradients of each row."""\n    u = np.subtract(unit_x, unit_x_pos, dtype=grad_x.dtype, casting="same_kind")',
+    )
     assert bool(longest(wrong) > bound) == ((norm, dtype) in (("l2", "float32"), ("lp", "float32")))
 
 
@@ -539,18 +581,20 @@ def _shared_out(module: ModuleType, product: Product) -> None:
 
 
 ERRORS: list[tuple[Callable[..., None], str, str]] = [
-    (assert_right_at_row_blocks, "slice(at, at + rows)", "slice(at, at + rows - 1)"),
-    (assert_right_at_row_blocks, "range(0, len(x), rows)", "range(0, len(x) - 1, rows)"),
+    (assert_right_at_row_blocks, "min(first + rows, end)", "min(first + rows, end) - 1"),
+    (assert_right_at_row_blocks, "while first < end", "while first + 1 < end"),
     (assert_right_at_row_blocks, "gradient[rows] for", "gradient[:rows.stop - rows.start] for"),
-    (assert_right_at_column_pieces, "slice(at, at + _PIECE)", "slice(at, at + _PIECE + 1)"),
-    (assert_right_at_column_pieces, "range(0, x.shape[1], _PIECE)", "range(0, x.shape[1] - 1, _PIECE)"),
-    (assert_right_at_column_pieces, " += _sum", " = _sum"),
-    (test_value_is_the_loss_of_value_and_grad, "(x[rows], x_pos[rows], x_neg", "(x[rows], x_neg[rows], x_pos"),
-    (test_results_have_the_float_type_of_the_inputs, "return rounded", "return loss"),
+    (assert_right_at_column_pieces, "terms[:, whole:]", "terms[:, whole - 1 :]"),
+    (assert_right_at_column_pieces, "if whole < columns", "if whole < columns - 1"),
+    (assert_right_at_column_pieces, "return sums + ", "return "),
+    (assert_the_same_in_all_blocks_and_threads, "share + 1)", "share + 1 - (share > 0))"),
+    (assert_the_same_in_all_blocks_and_threads, "= np.sqrt(sum_pos)", "= np.sqrt(sum_pos) + 1e-6 * len(x)"),
+    (test_value_is_the_loss_of_value_and_grad, "*kept, *parameters)[0]", "*kept, *parameters)[0] + 1e-9"),
+    (test_results_have_the_float_type_of_the_inputs, "return loss.astype(dtype)", "return loss"),
     (test_the_mean_is_the_default, 'reduction="mean",', 'reduction="sum",'),
     (test_no_rows_have_loss_0_and_empty_gradients, "max(rows, 1)", "rows"),
     (test_out_is_filled_and_returned, "x.dtype), gradients", "x.dtype), tuple(g.copy() for g in gradients)"),
-    (test_out_may_have_any_strides, "gradient[rows] for", "np.ascontiguousarray(gradient[rows]) for"),
+    (test_out_may_have_any_strides, "array[rows] = found", "pass"),
     (_shared_out, "if any(np.shares", "if not any(np.shares"),
     (_layout, "block = x[rows],", 'block = x.ravel(order="K").reshape(x.shape)[rows],'),
     (test_inputs_are_not_modified, "loss = np.empty(len(x))", "loss = np.empty(len(x)); x *= 2"),
