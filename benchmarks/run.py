@@ -15,9 +15,10 @@ from types import ModuleType
 
 import click
 import measure
+import numpy_layer
 import unrolled
 
-BENCHMARKS: dict[str, ModuleType] = {"unrolled": unrolled}
+BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "unrolled": unrolled}
 """By name, in the order of the page: modules with a TITLE, an ABOUT, `measure(quick)` and `charts(rows)`."""
 OTHER_PAGES = """\
 ## Caffe and CUDA

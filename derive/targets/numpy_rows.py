@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from textwrap import fill
 from typing import Any
 
 import sympy as sp
 
 from ..functions import product
-from ..kernel import Assignment, Reduction, RowKernel
+from ..kernel import Assignment, Reduction, RowKernel, Stage
 from ..rescale import Rescaled
 from .base import slots
 from .numpy import ShortNumpyPrinter
@@ -39,52 +40,71 @@ class Kept:
 def slots_of(rescaled: Rescaled, vectors: Sequence[str], part: str) -> dict[str, Any]:
     """The slots of a program on rows of some vectors; `part` names what a map is made of where it takes several lines.
 
-    kept: the arrays that the passes fill, by name. kept_in: where these are when gradients are computed in arrays
-    `into`. kept_alone: where they are when none are. read, again: vectors that the maps read, and components that they
-    compute anew.
+    kept: the arrays that the passes fill, by name; kept_said: what these are. kept_in, kept_alone: where they are when
+    gradients are computed in arrays `into`, and when only losses are. read, again: vectors that the maps read, with
+    their places in a block, and components that the maps compute anew.
     """
     kernel = replace(rescaled.kernel, maps=in_order(rescaled.kernel.maps))
     scales = frozenset(rescaled.scales.values())
     kept = kept_of(rescaled)
     held = {one.component for one in kept}
     of_row = {*kernel.constants, *kernel.weights, *scales}
+    in_maps = ShortNumpyPrinter(of_row=of_row)
     reduced = kernel.components_in(*(reduction.term for reduction in kernel.reductions))
     in_passes = ShortNumpyPrinter(
         {symbol.name: f"{symbol.name}[:, None]" for symbol in kernel.constants},
         of_row,
         norms=not any(_is_wide(component, kernel) for component in reduced),  # unit vectors depend on no order
     )
-    in_maps = ShortNumpyPrinter(of_row=of_row)
-    parameters = {parameter.name for parameter in kernel.parameters}
     printed = slots(replace(rescaled, kernel=kernel), ShortNumpyPrinter(), in_passes, in_maps)
     known: set[Assignment] = set()
     for stage, of in zip(printed["stages"], kernel.stages, strict=True):
         new = [c for c in kernel.components_in(*(r.term for r in of.reductions)) if c not in known]
         known |= set(new)
-        extra: list[str] = []
-        stage["reductions"] = [_reduction(one, in_passes, extra) for one in of.reductions]
-        unknown = {rescaled.scales[r.name] for r in of.reductions if r.name in rescaled.scales}
-        stage["components"] = [line for c in new for line in _computed(c, c in held, scales, in_passes, unknown)] + extra
-        stage["rescaled"] = _rescaled(new, held, unknown, in_passes) + extra
-        # a parameter that is taken into the rows
-        stage["scalars"] = [(n, f"np.full(len(x), {v})" if v in parameters else v) for n, v in stage["scalars"]]
+        stage.update(_pass(of, new, rescaled, held, in_passes))
+        stage["scalars"] = _taken_into_rows(stage["scalars"], kernel)
     values = tuple(one.value for one in kernel.maps)
     again = replace(kernel, components=tuple(c for c in kernel.components if c not in held)).components_in(*values)
     used = sp.Tuple(*values, *(component.value for component in again)).free_symbols
     read = [name for name in vectors if name in {symbol.name for symbol in used}]
+    names = [one.name for one in kept]
     return {
         **printed,
         "reduced_by": {text.partition("(")[0] for stage in printed["stages"] for _, text in stage["reductions"]},
         "saved": [symbol.name for symbol in (*(c for c in kernel.constants if c in used), *kernel.weights)],
         "scale_names": [symbol.name for symbol in rescaled.scales.values() if symbol in used],
-        "read": read,
-        "read_from": [f"block[{vectors.index(name)}]" for name in read],
-        "kept": [one.name for one in kept],
+        "read": [(name, f"block[{vectors.index(name)}]") for name in read],
+        "kept": names,
+        "kept_said": fill(f"Leaves what is needed of the components once more in {', '.join(names)}.", 84),
         "kept_in": _memory(kept, "into[0].shape"),
         "kept_alone": _memory([replace(one, home=None) for one in kept], "block[0].shape"),
         "again": [line for one in again for line in _computed(one, False, scales, in_maps)],
         "maps": [line for one in kernel.maps for line in _map(one, in_maps, part)],
     }
+
+
+def _pass(
+    stage: Stage,
+    new: Sequence[Assignment],
+    rescaled: Rescaled,
+    held: Collection[Assignment],
+    printer: ShortNumpyPrinter,
+) -> dict[str, Any]:
+    """The lines of a pass: components that no pass before had, reductions, and components with the scales of these."""
+    scales = frozenset(rescaled.scales.values())
+    unknown = {rescaled.scales[r.name] for r in stage.reductions if r.name in rescaled.scales}
+    extra: list[str] = []
+    return {
+        "reductions": [_reduction(one, printer, extra) for one in stage.reductions],
+        "components": [line for one in new for line in _computed(one, one in held, scales, printer, unknown)] + extra,
+        "rescaled": _rescaled(new, held, unknown, printer) + extra,
+    }
+
+
+def _taken_into_rows(scalars: Iterable[tuple[str, str]], kernel: RowKernel) -> list[tuple[str, str]]:
+    """Scalars of the rows, where some may be a parameter, which is one number."""
+    parameters = {parameter.name for parameter in kernel.parameters}
+    return [(name, f"np.full(len(x), {value})" if value in parameters else value) for name, value in scalars]
 
 
 def bracketed(opened: str, members: Sequence[str], closed: str, indent: int) -> str:
