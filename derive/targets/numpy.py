@@ -91,6 +91,18 @@ class ShortNumpyPrinter(ShortLines, NumpyPrinter):
 
     room = 76
 
+    def lines(self, name: str, value: sp.Expr, last: str = "") -> list[tuple[str, str]]:
+        """The same; of a call that is too long the longest argument comes first."""
+        from sympy import Symbol
+
+        from ..functions import masked_ratio
+
+        if not isinstance(value, masked_ratio) or len(f"{last or name} = {self(value)}") <= self.room:
+            return super().lines(name, value, last)
+        longest = max(value.args, key=lambda argument: len(self(argument)))
+        call = value.func(*(Symbol(name) if argument is longest else argument for argument in value.args))
+        return [*super().lines(name, longest), (last or name, self(call))]
+
     def into(self, array: str, value: sp.Expr, part: str = "") -> list[str]:
         """The same, of a value that is too long for a line by way of an array called `part`."""
         statements = super().into(array, value)
