@@ -114,7 +114,7 @@ def batch(rows: int, dim: int) -> tuple[Arrays, Arrays]:
     return inputs, [np.zeros_like(array) for array in inputs]
 
 
-def aim(subject: str, size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> Aim | None:
+def aim(subject: str, size: tuple[int, int]) -> Aim | None:
     """Of a peer beside ours, or of ours beside a copy."""
     if subject == OURS:
         return Aim("<=", 2.0)
@@ -127,8 +127,8 @@ def rows_of(times: Mapping[str, Sequence[float]], point: str, at: float, size: t
     """Ours beside the copy, and all others beside ours."""
     others = [name for name in times if name != OURS]
     return [
-        beside(times, OURS, COPY, point, at, aim(OURS, size, SIZES)),
-        *(beside(times, name, OURS, point, at, aim(name, size, SIZES)) for name in others),
+        beside(times, OURS, COPY, point, at, aim(OURS, size)),
+        *(beside(times, name, OURS, point, at, aim(name, size)) for name in others),
     ]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import measure
+import numpy_layer
 import pytest
 import run
 import unrolled
@@ -128,6 +130,32 @@ def test_a_peer_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert outcome.exit_code == 0, outcome.output
     assert "not measured: wrenfold: `pip install wrenfold`" in outcome.output
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "unrolled.json", "unrolled.svg"}
+
+
+def test_the_numpy_module_is_measured_beside_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_layer, "find_spec", lambda name: None)
+    monkeypatch.setattr(numpy_layer, "SIZES", ((4, 3), (40, 3)))
+    monkeypatch.setattr(numpy_layer, "in_turns", lambda runs, seconds: measure.in_turns(runs, rounds=(2, 2)))
+    rows = numpy_layer.measure_cores(1, quick=True)
+    ours = [row for row in rows if row.subject == numpy_layer.OURS]
+    assert [(row.beside, row.aim) for row in ours] == [(numpy_layer.COPY, measure.Aim("<=", 2.0))] * 2
+    assert {row.beside for row in rows if "block" not in row.point and row not in ours} == {numpy_layer.OURS}
+    assert {row.subject for row in rows if row.point.startswith("blocks")} == {"measured", "0 KiB"}
+    assert [len(chart.rows) for chart in numpy_layer.charts(rows)] == [6, 1]
+
+
+def test_peers_of_the_numpy_module_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_layer, "find_spec", lambda name: None)
+    monkeypatch.setattr(numpy_layer.subprocess, "run", lambda *args, **options: SimpleNamespace(stdout="[]\n"))
+    missing = "\n".join(numpy_layer.measure(quick=True).missing)
+    assert all(f"{peer}: `pip install {package}`" in missing for peer, package in numpy_layer.PEERS.items())
+
+
+@pytest.mark.parametrize("contender", ["JAX", "torch.compile", "PyTorch"])
+def test_peers_of_the_numpy_module_have_the_aims_of_their_sizes(contender: str) -> None:
+    (small, *_, large), aims = numpy_layer.SIZES, numpy_layer.AIMS
+    assert numpy_layer.aim(contender, small) == measure.Aim(">=", 1.0)
+    assert numpy_layer.aim(contender, large) == measure.Aim(">=", aims[contender])
 
 
 @pytest.mark.parametrize(
