@@ -16,6 +16,7 @@ Definitions
     parity         the losses of other libraries as these compute them
     symbols        x, y, d, k, n, ... and a definition as a SymPy expression
     functions      SymPy nodes of our own: sigmoid, softplus, positive part, step, masked ratio
+    reductions     sums and maxima over components, and how much they grow with a term
     highprecision  a definition at mpmath numbers
 Derivation
     steps          an equality that is checked when it is made; a lemma is a chain of them

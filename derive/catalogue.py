@@ -27,7 +27,7 @@ RESERVED = frozenset(
     }
 )
 _RESERVED = re.compile(
-    r"(t|z|s|q)\d+|(weight|slope|sum|max|root|largest|share|power|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
+    r"(t|z|s|q)\d+|(weight|slope|sum|max|count|winner|root|largest|share|power|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
     r"|(direction|inverse|steep|over|pace|bent|pull)_(pos|neg|swap).*|(rate|turn|stretch)_.*|h_x.*"
     r"|(scale|scaled|unscaled|dscaled|dunit|dpower)_(delta|sum|square|rate|root|turn|power|x|z|pos|neg).*"
     r"|np|parameters|row|sums|exponent_.*"
@@ -91,6 +91,7 @@ class Singularity:
     The convention is the same everywhere: the derivative is taken as 0 there. Where it is another one, `taken` says
     which.
     apart: of a distance, what y - x is there in each component, a decimal number.
+    mirrored: of a distance that is singular where y is x with its components in reverse order, and not at `apart`.
     """
 
     locus: str
@@ -98,6 +99,7 @@ class Singularity:
     why: str
     taken: str = ""
     apart: str = "0"
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,28 @@ _DISTANCES = (
                 where="x = y",
                 why="the norm has a cone point: 0 is the least element of its subdifferential and the only "
                 "odd-symmetric one",
+            ),
+        ),
+    ),
+    Distance(
+        name="linf",
+        title="Chebyshev distance, the largest difference of components",
+        definition="max(abs(x - y))",
+        reference=_AGGARWAL,
+        singularities=(
+            Singularity(
+                locus="sum(abs(x - y))",
+                where="x = y",
+                why="the norm has a cone point: 0 is the least element of its subdifferential and the only "
+                "odd-symmetric one",
+            ),
+            Singularity(
+                locus="where(sum(where(abs(x - y) < max(abs(x - y)), 0, 1)) > 1, 0, 1)",
+                where="|x_k - y_k| largest for several k",
+                why="the subdifferential is the convex hull of what the derivative is nearby, on all sides, "
+                "and the mean of these is its least-norm element",
+                taken="the mean of the derivatives of the largest components is taken",
+                mirrored=True,
             ),
         ),
     ),

@@ -175,6 +175,14 @@ class _Net:
         parameters = _reduction(operation, coefficient)
         return self.add("Reduction", name or f"sum{_side(expr)}", [self.blob(term)], parameters, to_text(expr))
 
+    def _make_Maximum(self, expr: Any, name: str) -> str:
+        shapes = [{"reshape_param": {"shape": {"dim": dim}}} for dim in ((0, 1, -1, 1), -1)]
+        pooling = {"pooling_param": {"pool": Word("MAX"), "global_pooling": True}}
+        side, first = _side(expr), "at a tie, the gradient goes to the first that is the largest"
+        image = self.add("Reshape", f"image{side}", [self.blob(expr.function)], shapes[0], "(N, C) to (N, 1, C, 1)")
+        largest = self.add("Pooling", f"max{side}", [image], pooling, f"{to_text(expr)}; {first}")
+        return self.add("Reshape", name or f"row{side}", [largest], shapes[1], "(N, 1, 1, 1) to (N)")
+
     # ------------------------------------------------------------ operators
 
     def _make_Add(self, expr: sp.Add, name: str) -> str:

@@ -6,7 +6,7 @@ Understands what derivations are made of: sums of symbolic length, indexed compo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import mpmath
 import sympy as sp
 
 from .functions import Node
+from .reductions import Maximum
 from .symbols import k, l
 
 _INDICES = (k, l)  # in the abbreviation of a vector, and of a matrix
@@ -99,10 +100,19 @@ def _power(expr: sp.Pow, point: Point) -> Any:
 
 
 def _sum(expr: sp.Sum, point: Point) -> Any:
-    *inner, (index, low, high) = expr.limits
-    term = sp.Sum(expr.function, *inner) if inner else expr.function
+    *inner, limits = expr.limits
+    return mpmath.fsum(_terms(sp.Sum(expr.function, *inner) if inner else expr.function, limits, point))
+
+
+def _maximum(expr: Maximum, point: Point) -> Any:
+    (limits,) = expr.limits
+    return max(_terms(expr.function, limits, point))
+
+
+def _terms(term: sp.Expr, limits: sp.Tuple, point: Point) -> Iterator[Any]:
+    index, low, high = limits
     indices = range(int(evaluate(low, point)), int(evaluate(high, point)) + 1)
-    return mpmath.fsum(evaluate(term, point.at(index, j)) for j in indices)
+    return (evaluate(term, point.at(index, j)) for j in indices)
 
 
 def _derivative(expr: sp.Derivative, point: Point) -> Any:
@@ -128,6 +138,7 @@ _RULES: dict[type, Callable[[Any, Point], Any]] = {
     sp.Mul: lambda expr, point: mpmath.fprod(evaluate(factor, point) for factor in expr.args),
     sp.Pow: _power,
     sp.Sum: _sum,
+    Maximum: _maximum,
     sp.Derivative: _derivative,
     sp.KroneckerDelta: _function(lambda a, b: mpmath.mpf(a == b)),
     sp.exp: _function(mpmath.exp),

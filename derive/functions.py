@@ -290,6 +290,28 @@ class select(Node):  # noqa: N801
         return first if first == second else select(z, first, second)
 
 
+class attains(Node):  # noqa: N801
+    """1 for a number that is the largest of some, m, and 0 for any other of them.
+
+    Its derivative is 0: what is the largest stays so nearby, where it is alone.
+    """
+
+    is_nonnegative = True
+    spelled_out = "1 if a >= m, otherwise 0"
+    variables = ("a", "m")
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return mpmath.mpf(values[0] >= values[1])
+
+    def definition(self) -> sp.Expr:
+        number, largest = self.args
+        return sp.Piecewise((1, number >= largest), (0, True))
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.Zero
+
+
 class masked_ratio(Node):  # noqa: N801
     """a/b, and 0 where b = 0: the convention at a singular point, without ever computing 0/0."""
 
@@ -353,14 +375,33 @@ class product(Node):  # noqa: N801
         return self.args[2 - argindex]
 
 
+class rounded(Node):  # noqa: N801
+    """A product that is rounded before it is used, so that it is the same number wherever it is computed.
+
+    Compilers may make one operation of a product and a difference, in one pass over a row and not in another.
+    """
+
+    @classmethod
+    def evaluate(cls, *values: Any) -> Any:
+        return values[0]
+
+    def definition(self) -> sp.Expr:
+        return self.args[0]
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.One
+
+
 NODES = (
     *(sigmoid, softplus, positive_part, step, absolute, signum),
-    *(log1p, expm1, tanh, hypot, logaddexp, select, masked_ratio),
+    *(log1p, expm1, tanh, hypot, logaddexp, select, attains, masked_ratio),
 )
 OF_ONE_ARGUMENT = (sigmoid, softplus, positive_part, step, absolute, signum, log1p, expm1, tanh)
 """Whose argument gets a name in a loss."""
+IN_PIECES = (select, attains)
+"""Which a document says in words."""
 
 
 def expand_nodes(expr: sp.Expr) -> sp.Expr:
-    """`expr` with every node of ours replaced by its definition, but for `select`, which is no formula."""
-    return expr.replace(lambda e: isinstance(e, Node) and not isinstance(e, select), lambda e: e.definition())
+    """`expr` with every node of ours replaced by its definition, but for `IN_PIECES`, which have no formula."""
+    return expr.replace(lambda e: isinstance(e, Node) and not isinstance(e, IN_PIECES), lambda e: e.definition())

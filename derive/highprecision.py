@@ -46,15 +46,22 @@ def _exponential(x: Any) -> Any:
 _number, _exp = _remembered(mpmath.mpf), _remembered(_exponential)
 
 
+Largest = Callable[[Sequence[Any]], Any]
+"""What the maximum of some terms is read as."""
+
+
 @cache
 def _algebra(dimension: int, copies: int = 1) -> Algebra:
     """Of vectors whose last component stands for so many equal ones."""
+    return Algebra(number=_number, functions=_functions(_sign), reduce=_reduce(dimension, copies, max))
 
+
+def _reduce(dimension: int, copies: int, largest: Largest) -> Callable[[str, Callable[[int], Any]], Any]:
     def reduce(kind: str, term: Callable[[int], Any]) -> Any:
         terms = [term(k) for k in range(dimension)]
-        return mpmath.fsum([*terms, (copies - 1) * terms[-1]]) if kind == "sum" else max(terms)
+        return mpmath.fsum([*terms, (copies - 1) * terms[-1]]) if kind == "sum" else largest(terms)
 
-    return Algebra(number=_number, functions=_functions(_sign), reduce=reduce)
+    return reduce
 
 
 def _sign(z: Any) -> int:
@@ -81,17 +88,24 @@ def _own(entry: Distance | Loss, parameters: Mapping[str, Any]) -> dict[str, Any
 
 
 def distance_value(
-    distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any], copies: int = 1
+    distance: Distance,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    parameters: Mapping[str, Any],
+    copies: int = 1,
+    largest: Largest = max,
 ) -> Any:
     """d(x, y) for two sequences of mpmath numbers, the last of which stands for so many equal components."""
     if distance.on_units and not (any(x) and any(y)):  # the definition has no value there
-        return value_on_units(distance, unit(x), unit(y), parameters)
-    return _read_distance(distance, distance.formula, x, y, parameters, copies)
+        return value_on_units(distance, unit(x), unit(y), parameters, largest)
+    return _read_distance(distance, distance.formula, x, y, parameters, copies, largest)
 
 
-def value_on_units(distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+def value_on_units(
+    distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any], largest: Largest = max
+) -> Any:
     """The distance of two unit vectors, or zero vectors, as a function of their components."""
-    return _read_distance(distance, distance.derived, x, y, parameters)
+    return _read_distance(distance, distance.derived, x, y, parameters, 1, largest)
 
 
 def _read_distance(
@@ -100,10 +114,14 @@ def _read_distance(
     x: Sequence[Any],
     y: Sequence[Any],
     parameters: Mapping[str, Any],
-    copies: int = 1,
+    copies: int,
+    largest: Largest,
 ) -> Any:
     vectors = {"x": x.__getitem__, "y": y.__getitem__}
-    return formula.read(_algebra(len(x), copies), _own(distance, parameters), vectors)
+    algebra = _algebra(len(x), copies)
+    if largest is not max:
+        algebra = replace(algebra, reduce=_reduce(len(x), copies, largest))
+    return formula.read(algebra, _own(distance, parameters), vectors)
 
 
 def unit(x: Sequence[Any]) -> list[Any]:
@@ -113,12 +131,54 @@ def unit(x: Sequence[Any]) -> list[Any]:
 
 
 def distance_between(
-    objective: Objective, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any], copies: int = 1
+    objective: Objective,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    parameters: Mapping[str, Any],
+    copies: int = 1,
+    largest: Largest = max,
 ) -> Any:
     """The distance of two embeddings, which are normalized before if the objective says so."""
     if objective.normalize:
         x, y = unit(x), unit(y)
-    return distance_value(objective.distance, x, y, parameters, copies)
+    return distance_value(objective.distance, x, y, parameters, copies, largest)
+
+
+_EXACT = 400  # digits, for which sums and differences of most floats need not be rounded
+
+
+def maxima(function: Callable[..., Any], x: Sequence[Any], y: Sequence[Any]) -> list[list[Any]]:
+    """The terms of each maximum that a function takes, in its order; `function(x, y, largest=...)` is a distance."""
+    found: list[list[Any]] = []
+
+    def recorded(terms: Sequence[Any]) -> Any:
+        found.append(list(terms))
+        return max(terms)
+
+    with mpmath.workdps(_EXACT):
+        function(x, y, largest=recorded)
+    return found
+
+
+def smooth_distance(
+    function: Callable[..., Any], x: Sequence[Any], y: Sequence[Any], copies: int = 1
+) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
+    """A distance near x and y, continued beyond the points at which another term is the largest.
+
+    Its derivatives are what the convention of maxima says: where several terms are the largest, the mean of theirs.
+    """
+    attained = [[k for k, term in enumerate(terms) if term == max(terms)] for terms in maxima(function, x, y)]
+
+    def continued(x: Sequence[Any], y: Sequence[Any]) -> Any:
+        known = iter(attained)  # the formula asks in the same order
+
+        def mean(terms: Sequence[Any]) -> Any:
+            weights = {k: copies if k == len(terms) - 1 else 1 for k in next(known)}
+            return mpmath.fsum(weight * terms[k] for k, weight in weights.items()) / sum(weights.values())
+
+        return function(x, y, largest=mean)
+
+    return continued if attained else function
 
 
 def loss_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> Any:

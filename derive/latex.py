@@ -171,6 +171,9 @@ class LatexPrinter(InfixPrinter):
         sums = (rf"\sum_{{{self(index)}={self(low)}}}^{{{self(high)}}} " for index, low, high in outermost_first)
         return f"{''.join(sums)}{self._operand(expr.function)}", UNARY - 1
 
+    def _print_Maximum(self, expr: Any) -> tuple[str, int]:
+        return rf"\max_{{{self(expr.limits[0][0])}}} {self._operand(expr.function)}", UNARY - 1
+
     def _operand(self, expr: sp.Expr) -> str:
         """What a sum or a derivative is taken of: a product without a sign, or in parentheses."""
         text = self.at_least(expr, MUL)
@@ -254,6 +257,10 @@ class LatexPrinter(InfixPrinter):
 
     def _print_positive_part(self, expr: Any) -> tuple[str, int]:
         return rf"\left[{self(expr.args[0])}\right]_{{+}}", ATOM
+
+    def _print_attains(self, expr: Any) -> tuple[str, int]:
+        number, largest = expr.args
+        return rf"\mathbf{{1}}_{{{self(number)} = {self(largest)}}}", ATOM
 
     def _print_step(self, expr: Any) -> tuple[str, int]:
         return rf"\mathbf{{1}}_{{{self(expr.args[0])} > 0}}", ATOM

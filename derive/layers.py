@@ -72,11 +72,11 @@ def single(value: float) -> str:
 
 
 def of_embedding_size(layers: Iterable[Layer], embeddings: Iterable[str]) -> tuple[str, ...]:
-    """The tops that are as large as an embedding; the others hold a number or two for each row."""
+    """The tops that take the memory of an embedding; the others hold a number or two for each row, or share it."""
     large = list(embeddings)
     count = len(large)
     for layer in layers:
-        if layer.type != "Reduction" and layer.bottoms[0] in large:
+        if layer.type not in ("Reduction", "Reshape") and layer.bottoms[0] in large:
             large.append(layer.name)
     return tuple(large[count:])
 

@@ -16,9 +16,10 @@ from . import symbols
 from .catalogue import Distance, Loss
 from .functions import OF_ONE_ARGUMENT, sigmoid
 from .printing import decimals
+from .reductions import Maximum, share, term_of
 from .stabilise import RULES, SIMPLER
 from .steps import Chain, Lemma, Setting, collapse_deltas
-from .symbols import d, d_pos, i, k, n
+from .symbols import d, d_pos, i, j, k, n
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,12 @@ def derive_distance(distance: Distance) -> DistanceDerivation:
 
 
 def _distance_gradient(
-    value: sp.Expr, weights: Mapping[sp.Sum, sp.Expr], variable: sp.IndexedBase, setting: Setting
+    value: sp.Expr, weights: Mapping[sp.Expr, sp.Expr], variable: sp.IndexedBase, setting: Setting
 ) -> tuple[Lemma, tuple[Term, ...]]:
-    inner = [symbols.partial_derivative(total.function, variable[i]) for total in weights]
+    inner = [
+        share(total, i, j).xreplace({value: d}) * symbols.partial_derivative(term_of(total, i), variable[i])
+        for total in weights
+    ]
 
     def combined(parts: Iterable[sp.Expr]) -> sp.Expr:
         return sp.Add(*(times(weight, part) for weight, part in zip(weights.values(), parts, strict=True)))
@@ -104,6 +108,7 @@ def _distance_gradient(
         if elementwise.as_coefficients_dict()[symbols.x[k]] < 0:
             content, elementwise = -content, -elementwise
         terms.append(Term(sp.powsimp(content * _in_d(weight.subs(power, d - shift), value)), elementwise))
+    rule, reason = _MAXIMUM_RULE if any(isinstance(total, Maximum) for total in weights) else _SUM_RULE
     chain = Chain(f"gradient of d in {variable}", sp.Derivative(value, variable[k]), setting)
     chain.then(
         "chain rule",
@@ -111,27 +116,28 @@ def _distance_gradient(
         "differentiate the outer function at its sums",
     )
     chain.then(
-        "sum rule",
+        rule,
         combined(sp.Sum(times(sp.KroneckerDelta(i, k), part), (i, 1, n)) for part in inner),
-        "the derivative of a sum is the sum of the derivatives, and a component depends on itself only",
+        f"{reason}, and a component depends on itself only",
     )
     chain.then(
         "Kronecker delta",
         sp.Add(*(_beside(weight, _collapsed(part)) for weight, part in zip(weights.values(), inner, strict=True))),
         "a single term of the sum is left",
     )
-    chain.then(
-        "collect",
-        sum_of(terms),
-        "cancel constants and write the distance by its name",
-    )
+    if chain.reached != sp.Add(*(term.coefficient * term.elementwise for term in terms)):
+        chain.then("collect", sum_of(terms), "cancel constants and write the distance by its name")
     return chain.qed(), tuple(terms)
+
+
+_SUM_RULE = ("sum rule", "the derivative of a sum is the sum of the derivatives")
+_MAXIMUM_RULE = ("Danskin's theorem", "a maximum moves with the term that attains it, at a tie with their mean")
 
 
 def _taken_apart(derivative: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
     """Its factors that are the same for all components, numbers and parameters, and the rest."""
     content, rest = _primitive(derivative)
-    constant, elementwise = rest.as_independent(sp.Indexed, as_Add=False)
+    constant, elementwise = rest.as_independent(k, as_Add=False)
     return content * constant, elementwise
 
 

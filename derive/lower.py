@@ -17,11 +17,12 @@ from . import symbols
 from .differentiate import Derivation
 from .errors import StepError
 from .evaluate import evaluate
-from .functions import hypot, masked_ratio, product, quotient, signed
+from .functions import attains, hypot, masked_ratio, product, quotient, signed
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
 from .largest import by_largest
 from .lemmas import Term
 from .normalization import Normalization
+from .reductions import REDUCTIONS, kind_of, term_of
 from .steps import DIGITS, Step
 from .symbols import d_neg, d_pos
 from .units import on_units
@@ -49,17 +50,17 @@ def lower(derivation: Derivation) -> RowKernel:
     scalars += [
         Assignment(name, slopes[which].result) for which, name in slope_names.items() if isinstance(name, sp.Symbol)
     ]
-    weights, maps = _weights_and_maps(derivation, slope_names)
+    weights, winners, maps = _weights_and_maps(derivation, slope_names)
     kernel = RowKernel(
         objective=derivation.objective,
-        components=tuple(Assignment(symbol, meaning) for symbol, meaning in _DIFFERENCES.items()),
+        components=(*(Assignment(symbol, meaning) for symbol, meaning in _DIFFERENCES.items()), *winners),
         stages=(Stage(tuple(reductions), (*scalars, *weights)),),
         loss=_LOSS,
         weights=tuple(weight.symbol for weight in weights),
         maps=tuple(maps),
     )
     kernel = _without_dead_code(_with_common_subexpressions(_in_difference_of_distances(kernel, derivation)))
-    kernel = by_largest(kernel)
+    kernel = _in_passes(by_largest(kernel))
     _check(kernel, derivation, derivation)
     if derivation.normalization:
         kernel = on_units(kernel)
@@ -71,14 +72,16 @@ def lower(derivation: Derivation) -> RowKernel:
 
 
 def _reductions(derivation: Derivation) -> tuple[list[Reduction], list[Assignment]]:
-    """The sums in the distances, and the distances as functions of them."""
+    """The sums and maxima in the distances and their gradients, and the distances as functions of them."""
     reductions, distances = [], []
     for which in derivation.loss.slopes:
         names = _sum_names(derivation, which)
         for total, symbol in names.items():
-            reductions.append(Reduction(symbol, _component(total.function.subs(symbols.i, symbols.k))))
+            term = term_of(total, symbols.k).xreplace(names)
+            reductions.append(Reduction(symbol, _component(term), kind_of(total)))
         value = _in_roots(symbols.said_of(which, derivation.distance.value).xreplace(names))
-        distances += [Assignment(_root(s), sp.sqrt(s)) for s in names.values() if value.has(_root(s))]
+        sums = (s for s in names.values() if s.name.startswith("sum_"))
+        distances += [Assignment(_root(s), sp.sqrt(s)) for s in sums if value.has(_root(s))]
         distances.append(Assignment(which, _without_cancelling(value)))
     return reductions, distances
 
@@ -107,15 +110,26 @@ def _without_cancelling(distance: sp.Expr) -> sp.Expr:
     return distance
 
 
-def _sum_names(derivation: Derivation, which: sp.Symbol) -> dict[sp.Sum, sp.Symbol]:
-    """A symbol for each sum in d_pos, d_neg or another distance, `which`."""
-    sums = sorted(derivation.distance.value.atoms(sp.Sum), key=sp.default_sort_key)
+def _sum_names(derivation: Derivation, which: sp.Symbol) -> dict[sp.Expr, sp.Symbol]:
+    """A symbol for each sum or maximum in d_pos, d_neg or another distance, `which`, and in its gradients."""
+    distance = derivation.distance
+    coefficients = (term.coefficient for terms in distance.terms.values() for term in terms)
+    found = sp.Tuple(distance.value, *coefficients).atoms(*REDUCTIONS)
+    totals: dict[str, list[sp.Expr]] = {}
+    for total in sorted(found, key=sp.default_sort_key):
+        totals.setdefault(_called(total), []).append(total)
     names = {}
-    for number, total in enumerate(sums, start=1):
-        suffix = f"{number}_" if len(sums) > 1 else ""
-        symbol = sp.Symbol(f"sum_{suffix}{str(which).removeprefix('d_')}", nonnegative=True)
-        names[symbols.said_of(which, total)] = symbol
+    for word, alike in totals.items():
+        for number, total in enumerate(alike, start=1):
+            suffix = f"{number}_" if len(alike) > 1 else ""
+            of = f"{word}_{suffix}{str(which).removeprefix('d_')}"
+            names[symbols.said_of(which, total)] = sp.Symbol(of, nonnegative=True, positive=word == "count" or None)
     return names
+
+
+def _called(total: sp.Expr) -> str:
+    """How the names of reductions like this one begin."""
+    return "count" if isinstance(total.function, attains) else kind_of(total)
 
 
 def _component(elementwise: sp.Expr) -> sp.Expr:
@@ -140,12 +154,19 @@ def _in_differences(expr: sp.Expr) -> sp.Expr:
 
 def _weights_and_maps(
     derivation: Derivation, slope_names: dict[sp.Symbol, sp.Expr]
-) -> tuple[list[Assignment], list[Assignment]]:
-    """A weight for each coefficient that differs in more than its sign, and the gradients as their sums."""
+) -> tuple[list[Assignment], list[Assignment], list[Assignment]]:
+    """A weight for each coefficient that differs in more than its sign, and the gradients as their sums.
+
+    Between these, a name for each elementwise factor that asks which components are the largest.
+    """
     weights: dict[sp.Expr, sp.Symbol] = {}
     parts: dict[str, list[tuple[sp.Expr, sp.Expr]]] = {}
+    winners: dict[sp.Expr, sp.Symbol] = {}
     order = ("x_pos", "x_neg", "x")
-    coefficients = {name: [_coefficient(t, derivation, slope_names) for t in derivation.terms[name]] for name in order}
+    sums = {total: name for which in derivation.loss.slopes for total, name in _sum_names(derivation, which).items()}
+    coefficients = {
+        name: [_coefficient(t, derivation, slope_names, sums) for t in derivation.terms[name]] for name in order
+    }
     magnitudes = {signed(c)[1] for name in order for c in coefficients[name]}
     for name in order:
         parts[name] = []
@@ -159,18 +180,25 @@ def _weights_and_maps(
                 names = (f"weight{suffix}{number or ''}" for number in range(len(taken) + 1))
                 weights[magnitude] = sp.Symbol(next(free for free in names if free not in taken), real=True)
             sign = 1 if magnitude == coefficient else -1
-            parts[name].append((sign * weights[magnitude], _component(term.elementwise)))
+            elementwise = _component(term.elementwise.xreplace(sums))
+            if elementwise.has(attains):
+                taken = {symbol.name for symbol in winners.values()}
+                names = (f"winner_{str(term.slope)[2:]}{number or ''}" for number in range(len(taken) + 1))
+                free = next(own for own in names if own not in taken)
+                elementwise = winners.setdefault(elementwise, sp.Symbol(free, real=True))
+            parts[name].append((sign * weights[magnitude], elementwise))
     assignments = [Assignment(symbol, _masked(magnitude)) for magnitude, symbol in weights.items()]
     maps = [
         Assignment(sp.Symbol(f"grad_{name}", real=True), sp.Add(*(w * factor for w, factor in parts[name])))
         for name in symbols.EMBEDDINGS
     ]
-    return assignments, maps
+    return assignments, [Assignment(symbol, factor) for factor, symbol in winners.items()], maps
 
 
-def _coefficient(term: Term, derivation: Derivation, slope_names: dict[sp.Symbol, sp.Expr]) -> sp.Expr:
-    """The coefficient of a term, with the slope that is a factor of it by its name."""
-    sums = {total: name for which in derivation.loss.slopes for total, name in _sum_names(derivation, which).items()}
+def _coefficient(
+    term: Term, derivation: Derivation, slope_names: dict[sp.Symbol, sp.Expr], sums: dict[sp.Expr, sp.Symbol]
+) -> sp.Expr:
+    """The coefficient of a term, with the slope that is a factor of it by its name, and sums and maxima by theirs."""
     slope = derivation.loss.slopes[term.slope].result
     factor = sp.cancel(term.coefficient.xreplace(sums) / slope)
     if _divides(factor) and not _divides(term.coefficient):
@@ -263,7 +291,7 @@ def _with_common_subexpressions(kernel: RowKernel) -> RowKernel:
 
 def _without_dead_code(kernel: RowKernel) -> RowKernel:
     """Only what leads to the loss and the gradients; a slope that a weight merely renames disappears."""
-    needed = {kernel.loss, *kernel.weights}
+    needed = {kernel.loss, *kernel.weights, *kernel.used(gradient.value for gradient in kernel.maps)}
     kept: list[Assignment] = []
     for assignment in reversed(kernel.scalars):
         if assignment.symbol in needed:
@@ -272,6 +300,23 @@ def _without_dead_code(kernel: RowKernel) -> RowKernel:
     reductions = tuple(r for r in kernel.reductions if r.symbol in needed)
     expressions = [r.term for r in reductions] + [m.value for m in kernel.maps]
     return replace(kernel, stages=(Stage(reductions, tuple(kept)),), components=kernel.components_in(*expressions))
+
+
+def _in_passes(kernel: RowKernel) -> RowKernel:
+    """The kernel with a stage of its own for reductions of terms that use scalars of their stage."""
+    stages: list[Stage] = []
+    for stage in kernel.stages:
+        values = {a.symbol: a.value for a in stage.scalars}
+        late = tuple(r for r in stage.reductions if kernel.used([r.term]) & set(values))
+        needed = kernel.used(r.term for r in late)
+        for assignment in reversed(stage.scalars):
+            needed |= assignment.value.free_symbols if assignment.symbol in needed else set()
+        if late:
+            early = tuple(a for a in stage.scalars if a.symbol in needed)
+            stages.append(Stage(tuple(r for r in stage.reductions if r not in late), early))
+            stage = Stage(late, tuple(a for a in stage.scalars if a not in early))
+        stages.append(stage)
+    return replace(kernel, stages=tuple(stages))
 
 
 # ---------------------------------------------------------------- the kernel says what the derivation says

@@ -146,6 +146,9 @@ class InfixPrinter:
         first, second = expr.args
         return f"{self.at_least(first, ATOM)}{self.times}{self.at_least(second, UNARY)}", MUL
 
+    def _print_rounded(self, expr: Any) -> tuple[str, int]:
+        return self._print(expr.args[0])
+
     def _print_Function(self, expr: Any) -> tuple[str, int]:
         return self.call(type(expr).__name__, *expr.args), ATOM
 
@@ -224,6 +227,9 @@ class TextPrinter(InfixPrinter):
 
     def _print_Sum(self, expr: sp.Sum) -> tuple[str, int]:
         return f"sum_{expr.limits[0][0]}({self(expr.function)})", ATOM
+
+    def _print_Maximum(self, expr: Any) -> tuple[str, int]:
+        return f"max_{expr.limits[0][0]}({self(expr.function)})", ATOM
 
     def _print_Derivative(self, expr: sp.Derivative) -> tuple[str, int]:
         return f"d/d{self(expr.variables[0])}({self(expr.expr)})", ATOM

@@ -16,7 +16,7 @@ import sympy as sp
 from . import symbols
 from .catalogue import DISTANCES, PAIRS, Distance, Objective
 from .differentiate import Derivation, differentiate
-from .functions import Node, select
+from .functions import IN_PIECES, Node, attains
 from .functions import step as step_function
 from .kernel import Reduction, RowKernel
 from .latex import (
@@ -87,15 +87,17 @@ class Proof:
 
     @property
     def notation(self) -> tuple[tuple[str, str], ...]:
-        """The functions that a display uses, each with its definition, but for `step`, which takes words."""
-        kinds = sorted(self._functions - {step_function, select}, key=lambda kind: kind.__name__)
+        """The functions that a display uses, each with its definition, but for those which take words."""
+        kinds = sorted(self._functions - {step_function, *IN_PIECES}, key=lambda kind: kind.__name__)
         named = [kind(*map(_variable, kind.variables)) for kind in kinds]
         shown = ((to_latex(node), to_latex(node.definition())) for node in named)
         return tuple((name, definition) for name, definition in shown if name != definition)
 
     @property
-    def uses_step_function(self) -> bool:
-        return step_function in self._functions
+    def indicators(self) -> tuple[str, ...]:
+        """The conditions of the indicator functions that a display uses, in variables of their own."""
+        conditions = {step_function: "z > 0", attains: "a = b"}
+        return tuple(condition for kind, condition in conditions.items() if kind in self._functions)
 
     @property
     def _functions(self) -> set[type[Node]]:
@@ -326,6 +328,9 @@ _IN_THE_DOCUMENT = {
     "delta": r"\Delta",
     "loss": "L",
     "slope": r"\partial L / \partial d_{+}",
+    "winner_pos": "e_{+}",
+    "winner_neg": "e_{-}",
+    "winner_swap": r"e_{\pm}",
     **{f"grad_{name}": rf"\partial L / \partial {latex}_{{k}}" for name, latex in EMBEDDINGS.items()},
     **{f"square_{name}": f"{latex}^{{2}}" for name, latex in NORMS.items()},
     **{f"inverse_{name}": f"{latex}^{{-1}}" for name, latex in NORMS.items()},
@@ -382,8 +387,8 @@ def _inner_product(reduction: Reduction, named: Mapping[sp.Expr, str]) -> str:
 
 def apart(distance: Distance, vectors: Mapping[str, str]) -> str:
     """Where a distance has a gradient, as LaTeX: not where it is singular; `vectors` are what to call x and y."""
-    words = {**_with_components(vectors), "some": r"\text{all }"}
-    return r",\ ".join(_named(of.where, words).replace("=", r"\neq") for of in distance.singularities)
+    words = {**_with_components(vectors), "some": r"\text{all }", "several": r"\text{one }"}
+    return "$, $".join(_named(of.where, words).replace("=", r"\neq") for of in distance.singularities)
 
 
 def where(kink: Kink) -> str:
@@ -392,13 +397,15 @@ def where(kink: Kink) -> str:
         return f"{to_latex(kink.locus)} = 0"
     vectors = {**EMBEDDINGS, **{f"unit_{name}": latex for name, latex in UNITS.items()}}
     scalars = {name: to_latex(sp.Symbol(name)) for name in (*PAIRS, "margin", "temperature")}
-    words = {**_with_components(vectors), **scalars, "or": r"\text{ or }", "some": r"\text{some }"}
+    several = {word: rf"\text{{{word} }}" for word in ("some", "several")}
+    words = {**_with_components(vectors), **scalars, "or": r"\text{ or }", **several}
     return _named(kink.where, words).replace(", ", r",\ ")
 
 
 def _with_components(vectors: Mapping[str, str]) -> dict[str, str]:
-    """The names of vectors and of their k-th components, and the word between a component and its k, as LaTeX."""
-    return {**vectors, **{f"{v}_k": f"{latex}_{{k}}" for v, latex in vectors.items()}, "for": r"\text{ for }"}
+    """The names of vectors and of their k-th components, and the words between a component and its k, as LaTeX."""
+    words = {"largest": "$ is largest$", "for": r"\text{ for }"}
+    return {**vectors, **{f"{v}_k": f"{latex}_{{k}}" for v, latex in vectors.items()}, **words}
 
 
 def _named(text: str, words: Mapping[str, str]) -> str:

@@ -70,7 +70,7 @@ class Kink:
 
     convex: the loss rises on both sides (the Frechet subdifferential contains the convention's 0); if not, it falls on
     both sides, the Frechet subdifferential is empty and 0 is only a Clarke element. None where the loss jumps.
-    taken: which derivative is taken, if it is not 0: that of one of the pieces that meet.
+    taken: which derivative is taken, if it is not 0: of the pieces that meet, that of one, or the mean.
     locus: what is 0 there, of a loss.
     """
 
@@ -133,8 +133,10 @@ def _kinks_of_distance(objective: Objective) -> Iterator[Kink]:
 
 def _kinks_at(objective: Objective, singularity: Singularity) -> Iterator[Kink]:
     """What happens where one of the distances is singular."""
-    anchor, near = [mpmath.mpf(1) / 3, mpmath.mpf(-2) / 7], [mpmath.mpf(2) / 5, mpmath.mpf(-1) / 4]
+    anchor, near = [mpmath.mpf(1) / 3, mpmath.mpf(2) / 7], [mpmath.mpf(2) / 5, mpmath.mpf(1) / 4]
     start = [component + mpmath.mpf(singularity.apart) for component in anchor]
+    if singularity.mirrored:
+        start.reverse()
 
     def beside(t: Any) -> list[Any]:
         return [start[0] + t, start[1] + 2 * t]
@@ -153,7 +155,7 @@ def _kinks_at(objective: Objective, singularity: Singularity) -> Iterator[Kink]:
             if objective.of_units:
                 names = {name: f"unit_{embedding}" for name, embedding in names.items()}
             where = re.sub(r"\b[xy](?![a-zA-Z])", partial(_renamed, names), singularity.where)
-            yield Kink(where, singularity.why, convex)
+            yield Kink(where, singularity.why, convex, singularity.taken)
 
 
 def _renamed(names: Mapping[str, str], word: re.Match[str]) -> str:

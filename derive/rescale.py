@@ -17,7 +17,7 @@ import sympy as sp
 
 from . import symbols
 from .errors import StepError
-from .functions import masked_ratio, product, quotient
+from .functions import attains, masked_ratio, product, quotient
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
 from .steps import DIGITS, Setting
 
@@ -92,7 +92,8 @@ def _owners(kernel: RowKernel) -> dict[sp.Symbol, sp.Symbol]:
     """
     owners: dict[sp.Symbol, sp.Symbol] = {}
     sizes = {component.symbol: component.value.free_symbols & set(kernel.constants) for component in kernel.components}
-    sums = [r for r in kernel.reductions if r.kind == "sum"]  # the largest component leaves no range
+    # the largest component leaves no range, nor does the number of those that are
+    sums = [r for r in kernel.reductions if r.kind == "sum" and not isinstance(r.term, attains)]
     written = {r: [symbol for symbol in sizes if symbol in r.term.free_symbols] for r in sums}
     for reduction, inside in sorted(written.items(), key=lambda item: len(item[1])):
         if any(sizes[symbol] for symbol in inside):

@@ -73,6 +73,7 @@ def _distance_curvature(derivation: DistanceDerivation, first: str, second: str)
     total = sp.Add(
         *(
             _along(term.coefficient, along, variable) * term.elementwise
+            + term.coefficient * _in_d(term.elementwise) * along
             + term.coefficient * symbols.partial_derivative(term.elementwise, variable[k]) * delta
             for term in derivation.terms[first]
         )
@@ -85,9 +86,17 @@ def _distance_curvature(derivation: DistanceDerivation, first: str, second: str)
 def _along(coefficient: sp.Expr, along: sp.Expr, variable: sp.IndexedBase) -> sp.Expr:
     """The derivative of a coefficient in the l-th component; `along` is that of d, in which it may be written."""
     inner = symbols.derivatives_in_sums(coefficient).items()
-    return sp.diff(coefficient, d) * along + sp.Add(
+    return _in_d(coefficient) * along + sp.Add(
         *(slope * symbols.partial_derivative(total.function, variable[i]).subs(i, l) for total, slope in inner)
     )
+
+
+def _in_d(expr: sp.Expr) -> sp.Expr:
+    """The derivative in d, also where that is inside of sums."""
+    outer, back = symbols.without_sums(expr)
+    rates = ((slope, total, sp.diff(total.function, d)) for total, slope in symbols.derivatives_in_sums(expr).items())
+    inside = (slope * sp.Sum(rate, *total.limits) for slope, total, rate in rates if rate != 0)
+    return sp.diff(outer, d).xreplace(back) + sp.Add(*inside)
 
 
 def _loss_curvature(derivation: LossDerivation, first: sp.Symbol, second: sp.Symbol) -> Lemma:

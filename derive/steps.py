@@ -18,6 +18,7 @@ from . import symbols
 from .errors import StepError
 from .evaluate import Point, evaluate
 from .functions import Node, expand_nodes
+from .reductions import REDUCTIONS
 
 DIGITS = 50
 _INDEX = sp.Dummy("j", integer=True, positive=True)  # of sums in normal form; no expression holds it freely
@@ -230,7 +231,7 @@ def _derivative(expr: sp.Expr, variable: sp.Expr) -> sp.Expr:
 
 
 @cache
-def _sum_derivative(total: sp.Sum, variable: sp.Expr) -> sp.Expr:
+def _sum_derivative(total: sp.Expr, variable: sp.Expr) -> sp.Expr:
     return collapse_deltas(sp.diff(total, variable))
 
 
@@ -247,12 +248,13 @@ def _in_exponentials(expr: sp.Expr) -> sp.Expr:
 
 
 def _written_in(expr: sp.Expr) -> set[sp.Basic]:
-    return set(expr.atoms(sp.Symbol, sp.Indexed, sp.Sum, Node))
+    return set(expr.atoms(sp.Symbol, sp.Indexed, *REDUCTIONS, Node))
 
 
 def _vanishes(expr: sp.Expr) -> bool:
-    """Whether `expr` is 0 as a rational function, with sums and nodes as indeterminates."""
-    numerator, _ = expr.xreplace({atom: symbols.stand_in(atom) for atom in expr.atoms(sp.Sum, Node)}).as_numer_denom()
+    """Whether `expr` is 0 as a rational function, with sums, maxima and nodes as indeterminates."""
+    named = {atom: symbols.stand_in(atom) for atom in expr.atoms(*REDUCTIONS, Node)}
+    numerator, _ = expr.xreplace(named).as_numer_denom()
     return bool(sp.expand(numerator) == 0)
 
 

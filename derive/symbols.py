@@ -14,15 +14,15 @@ from typing import Any
 import sympy as sp
 
 from .catalogue import PAIRS, Distance, Loss, Objective, Parameter
-from .errors import DefinitionError
 from .expression import Algebra, Definition
 from .functions import absolute, select, tanh, with_own_absolute
+from .reductions import REDUCTIONS, Maximum
 
 n = sp.Symbol("n", integer=True, positive=True)
 i = sp.Symbol("i", integer=True, positive=True)
 k = sp.Symbol("k", integer=True, positive=True)
 l = sp.Symbol("l", integer=True, positive=True)  # noqa: E741 - the index after k
-j = sp.Symbol("j", integer=True, positive=True)  # of the sum in a norm, inside of other sums
+j = sp.Symbol("j", integer=True, positive=True)  # of what stands inside of other sums: that in a norm, a maximum
 
 x, y = sp.IndexedBase("x", real=True), sp.IndexedBase("y", real=True)
 x_pos, x_neg = sp.IndexedBase("x_pos", real=True), sp.IndexedBase("x_neg", real=True)
@@ -51,9 +51,7 @@ def parameter(p: Parameter) -> sp.Symbol:
 
 
 def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:
-    if kind != "sum":
-        raise DefinitionError(f"the reduction {kind!r} cannot be differentiated yet; only sum can")
-    return sp.Sum(term(i), (i, 1, n))
+    return Maximum(term(j), (j, 1, n)) if kind == "max" else sp.Sum(term(i), (i, 1, n))
 
 
 def _maximum(first: sp.Expr, second: sp.Expr) -> sp.Expr:
@@ -144,16 +142,16 @@ def distances_of(objective: Objective) -> dict[sp.Symbol, sp.Expr]:
     return {which: distance_of(objective.distance, *pair) for which, pair in pairs_of(objective.loss).items()}
 
 
-def without_sums(expr: sp.Expr) -> tuple[sp.Expr, dict[sp.Dummy, sp.Sum]]:
-    """`expr` with an indeterminate for each sum, and what they stand for, in an order that does not change."""
-    sums = sorted(expr.atoms(sp.Sum), key=sp.default_sort_key)
+def without_sums(expr: sp.Expr) -> tuple[sp.Expr, dict[sp.Dummy, sp.Expr]]:
+    """`expr` with an indeterminate for each sum or maximum, and what they stand for, in a fixed order."""
+    sums = sorted(expr.atoms(*REDUCTIONS), key=sp.default_sort_key)
     return expr.xreplace({total: stand_in(total) for total in sums}), {stand_in(total): total for total in sums}
 
 
 @cache  # SymPy remembers what it found out about a symbol
 def stand_in(expr: sp.Expr) -> sp.Dummy:
-    """An indeterminate of the same sign, as far as that is known of a sum by its terms."""
-    known = expr.function if isinstance(expr, sp.Sum) else expr
+    """An indeterminate of the same sign, as far as that is known of a sum or maximum by its terms."""
+    known = expr.function if isinstance(expr, REDUCTIONS) else expr
     # all components are real: SymPy need not find out again for those of other embeddings
     components = sorted(known.atoms(sp.Indexed), key=sp.default_sort_key)
     known = known.xreplace(dict(zip(components, _COMPONENTS, strict=False)))
@@ -166,7 +164,7 @@ def partial_derivative(expr: sp.Expr, component: sp.Indexed) -> sp.Expr:
 
 
 @cache
-def derivatives_in_sums(expr: sp.Expr) -> Mapping[sp.Sum, sp.Expr]:
-    """The partial derivatives of `expr` in the sums that it holds, each sum taken as an indeterminate."""
+def derivatives_in_sums(expr: sp.Expr) -> Mapping[sp.Expr, sp.Expr]:
+    """The partial derivatives of `expr` in the sums and maxima that it holds, each taken as an indeterminate."""
     outer, back = without_sums(expr)
     return MappingProxyType({total: sp.diff(outer, symbol).xreplace(back) for symbol, total in back.items()})

@@ -24,9 +24,10 @@ _SHOWN = 12
 _SATURATED_DIGITS = 3000  # of two terms that cancel to a loss of 1e-868
 _TOLERANCE = mpmath.mpf(10) ** -25  # differences with a step of 1e-30 are good to about 30 digits
 
-# an ordinary triplet, without rounding, at which every loss of the catalogue is active and no component vanishes
+# an ordinary triplet, without rounding, at which every loss of the catalogue is active, no component of a difference
+# vanishes, and no two of them are equally large
 EXAMPLE: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {"x": (1.0, 2.0, 3.0), "x_pos": (1.5, 1.0, 2.0), "x_neg": (0.5, 2.5, 3.75)}
+    {"x": (1.0, 2.0, 3.0), "x_pos": (1.5, 1.0, 2.25), "x_neg": (0.5, 2.5, 3.75)}
 )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .functions import Node
+from .functions import Node, absolute, signum
 from .printing import TextPrinter
 
 if TYPE_CHECKING:
+    import sympy as sp
+
     from .catalogue import Loss
     from .differentiate import Derivation
 
@@ -29,6 +31,7 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     results = [loss.value.result, *(lemma.result for lemma in loss.slopes.values())]
     names = loss.used
     nodes = set().union(*(expr.atoms(Node) for expr in (*results, *names.values())))
+    nodes |= {node for lemma in distance.gradients.values() for node in lemma.result.atoms(Node) - _plain(lemma.result)}
     rows = [("d(x, y)", to_text(definition_of(distance.distance, x, y)))]
     of = {name: name for name in derivation.gradients}
     if normalization := derivation.normalization:
@@ -47,6 +50,11 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
         rows += [(f"g_{name}[k]", to_text(at_units(lemma.result))) for name, lemma in derivation.gradients.items()]
     rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.outcome.gradients.items()]
     return rows
+
+
+def _plain(expr: sp.Expr) -> set[Node]:
+    """The nodes that need no explanation: magnitudes and signs."""
+    return set(expr.atoms(absolute, signum))
 
 
 def _called(node: Node) -> str:
@@ -76,10 +84,11 @@ _LONGEST = 113  # behind the " *     " of a comment, that is 120
 def _broken(formula: str, width: int) -> list[str]:
     """A formula in pieces of at most `width`, if it can be.
 
-    Broken before a term, or else behind the * of a long one, or else before a term in parentheses.
+    Broken before a term, or else behind the * of a long one, or else before a sum that divides; or so in parentheses.
     """
     pieces = [formula]
-    for separator, between, depth in ((r" (?=[+-] )", " ", 0), (r"(?<=\*)", "", 0), (r" (?=[+-] )", " ", 1)):
+    term, factor, divisor = (r" (?=[+-] )", " "), (r"(?<=\*)", ""), (r"(?<=/)(?=sum_)", "")
+    for (separator, between), depth in ((term, 0), (factor, 0), (divisor, 0), (term, 1), (factor, 1), (divisor, 1)):
         parts = [_filled(_parts(p, separator, depth), between, width) if len(p) > width else [p] for p in pieces]
         pieces = [piece for part in parts for piece in part]
     return pieces

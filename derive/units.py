@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from .functions import masked_ratio, signed
+from .functions import attains, masked_ratio, rounded, signed
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X
 
 _EMBEDDINGS = (X, X_POS, X_NEG)
@@ -23,6 +23,8 @@ def on_units(kernel: RowKernel) -> RowKernel:
     units = {e: sp.Symbol(f"unit_{e.name}", real=True) for e in _EMBEDDINGS}
     inverses = {e: sp.Symbol(f"inverse_{e.name}", real=True) for e in _EMBEDDINGS}
     squares = {e: sp.Symbol(f"square_{e.name}", nonnegative=True) for e in _EMBEDDINGS}
+    # what is compared with the largest in one pass has to be what was the largest in another
+    unit = rounded if attains.__name__ in kernel.functions else sp.Id
     norms = Stage(
         tuple(Reduction(squares[e], e**2) for e in _EMBEDDINGS),
         tuple(Assignment(inverses[e], masked_ratio(sp.S.One, sp.sqrt(squares[e]))) for e in _EMBEDDINGS),
@@ -57,7 +59,7 @@ def on_units(kernel: RowKernel) -> RowKernel:
     return replace(
         kernel,
         components=(
-            *(Assignment(units[e], inverses[e] * e) for e in _EMBEDDINGS),
+            *(Assignment(units[e], unit(inverses[e] * e)) for e in _EMBEDDINGS),
             *(replace(a, value=a.value.xreplace(units)) for a in kernel.components),
         ),
         stages=(norms, *(replace(s, reductions=of_units(s.reductions)) for s in before), on),

@@ -20,12 +20,13 @@ COVER = (
     ("l2-smooth", "hinge"),
     ("l1", "softmax-nll"),
     ("lp", "softmax-mse"),
+    ("linf", "hinge"),
     ("cosine", "softmax-mse"),
 )
 """Each distance and each loss, for what compiles or executes. A distance and a loss have nothing to do with each other
 but for two numbers and two slopes, so tests grow with the sum of their numbers, and not with the product."""
 
-NORMALIZED = (("l2", "softmax-mse"), ("l2-squared", "hinge"), ("l1", "softmax-nll"))
+NORMALIZED = (("l2", "softmax-mse"), ("l2-squared", "hinge"), ("l1", "softmax-nll"), ("linf", "hinge"))
 """The same of normalized embeddings, which are one more stage before any of these."""
 
 
@@ -56,6 +57,10 @@ def closed_distance(norm: str, x: Vector, y: Vector, parameter: Any = None) -> t
         value, first = mpmath.fsum(map(abs, difference)), [mpmath.sign(c) for c in difference]
     elif norm == "l2-squared":
         value, first = length(difference) ** 2, [2 * c for c in difference]
+    elif norm == "linf":
+        value = max(map(abs, difference))
+        count = sum(abs(c) == value for c in difference)
+        first = [mpmath.sign(c) / count if abs(c) == value else mpmath.mpf(0) for c in difference]
     elif norm == "lp":
         value = mpmath.fsum(abs(c) ** parameter for c in difference) ** (1 / parameter)
         first = [mpmath.sign(c) * (abs(c) / value) ** (parameter - 1) for c in difference]
@@ -68,6 +73,6 @@ def closed_distance(norm: str, x: Vector, y: Vector, parameter: Any = None) -> t
 
 
 def code_of(formula: str) -> str:
-    """A printed formula as Python, of lists of components, with `norm_x` for |x| and `total` for a sum over i."""
+    """A printed formula as Python, of lists of components, with `norm_x` for |x| and `total` for a sum."""
     python = re.sub(r"\|(\w+)\|", r"norm_\1", formula.replace("^", "**"))
-    return python.replace("sum_i(", "total(lambda i: ").replace(", otherwise", " else")
+    return re.sub(r"sum_([ij])\(", r"total(lambda \1: ", python).replace(", otherwise", " else")

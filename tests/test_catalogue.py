@@ -122,9 +122,16 @@ def test_it_is_the_difference_of_the_distances_that_matters_and_not_their_ratio(
         assert abs(loss_value(loss, *m([1e-6, 1e-3]), {}) - 0.4995) < 1e-5
 
 
+def test_linf_is_singular_where_several_components_are_the_largest() -> None:
+    _, ties = DISTANCES["linf"].singularities
+    locus = dataclasses.replace(DISTANCES["linf"], definition=ties.locus)
+    for y, tied in (([3, 0, 4], True), ([3, 1, 4], False), ([3, 4, 1], True), ([1, 2, 3], True)):
+        assert (distance_value(locus, m([1, 2, 3]), m(y), {}) == 0) is tied
+
+
 @pytest.mark.parametrize("name", [name for name, distance in DISTANCES.items() if distance.singularities])
 def test_distances_are_singular_where_the_points_coincide_and_only_there(name: str) -> None:
-    (singularity,) = DISTANCES[name].singularities
+    singularity = DISTANCES[name].singularities[0]
     locus = dataclasses.replace(DISTANCES[name], definition=singularity.locus)
     assert distance_value(locus, m([1, 2]), m([1, 2]), {}) == 0
     assert distance_value(locus, m([1, 2]), m([1, 3]), {}) != 0

@@ -318,7 +318,7 @@ def evaluate(definition: str, **names: Any) -> Any:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_printed_formulas_are_the_central_differences_of_the_definition(norm: str, loss: str) -> None:
     (product,) = outcome("--norm", norm, "--loss", loss, "--no-verify")["products"]
-    point = {"x": [0.3, -0.7], "x_pos": [0.9, 0.4], "x_neg": [-0.6, -1.1]}
+    point = {"x": [0.3, -0.7], "x_pos": [0.9, 0.4], "x_neg": [0.6, -1.9]}
     constants = {p.name: p.default for p in (*DISTANCES[norm].parameters, *LOSSES[loss].parameters)}
 
     def distances(at: dict[str, list[float]]) -> dict[str, Any]:
@@ -342,8 +342,8 @@ def test_printed_formulas_are_the_central_differences_of_the_definition(norm: st
         "total": lambda term: sum(map(term, range(2))),
     }
     for name, formula in product["formulas"].items():
-        if name.endswith("(t)"):
-            names[name.removesuffix("(t)")] = eval(f"lambda t: {code_of(formula)}", names)
+        if function := re.fullmatch(r"(\w+)\((t|a, m)\)", name):
+            names[function[1]] = eval(f"lambda {function[2]}: {code_of(formula)}", names)
         elif name.endswith("[k]"):
             names[name.removesuffix("[k]")] = [eval(code_of(formula), {**names, "k": k}) for k in range(2)]
         elif name and not name.startswith(("d", "unit")):  # the distances are given above, and unit vectors

@@ -224,7 +224,8 @@ def test_a_normalized_loss_is_the_same_on_unit_vectors(distance: Distance, loss:
         (layer.type, layer.name, layer.parameters) for layer in plain
     ]
     assert rest[0].bottoms == ("unit_x", "unit_x_pos")
-    assert rest[0].comments == ("unit_x[i] - unit_x_pos[i]",)
+    index = "j" if distance.name == "linf" else "i"
+    assert rest[0].comments == (f"unit_x[{index}] - unit_x_pos[{index}]",)
     assert not {"x", "x_pos", "x_neg"}.intersection(*(layer.bottoms for layer in rest))
 
 

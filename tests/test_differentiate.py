@@ -20,12 +20,18 @@ from derive_triplet.derive.catalogue import DISTANCES, LOSSES, Distance, Loss, O
 from derive_triplet.derive.differentiate import Derivation, differentiate
 from derive_triplet.derive.errors import StepError
 from derive_triplet.derive.evaluate import Point, evaluate
-from derive_triplet.derive.functions import sigmoid
+from derive_triplet.derive.functions import attains, sigmoid
 from derive_triplet.derive.highprecision import loss_value
+from derive_triplet.derive.reductions import Maximum
 from derive_triplet.derive.stabilise import Rule
 from derive_triplet.derive.symbols import EMBEDDINGS, d_neg, d_pos, k, n, parameter
 
-PAIRS = list(product(["l2", "l2-squared", "l2-smooth", "l1", "lp", "cosine"], ["softmax-mse", "softmax-nll", "hinge"]))
+PAIRS = list(
+    product(
+        ["l2", "l2-squared", "l2-smooth", "l1", "lp", "linf", "cosine"],
+        ["softmax-mse", "softmax-nll", "hinge"],
+    )
+)
 pairs = pytest.mark.parametrize(("norm", "loss"), PAIRS)
 invariant_pairs = pytest.mark.parametrize(("norm", "loss"), [pair for pair in PAIRS if pair[0] not in OF_UNITS])
 TOLERANCE = mpmath.mpf(10) ** -50
@@ -201,7 +207,9 @@ def test_lemmas_lead_from_derivatives_of_the_definition_to_the_gradients(norm: s
         assert isinstance(lemma.subject, sp.Derivative)
         assert lemma.subject.variables == (EMBEDDINGS[name][k],)
         assert lemma.steps
-        assert not lemma.result.has(sp.Derivative, sp.Sum, sp.KroneckerDelta)
+        counts = {total for total in lemma.result.atoms(sp.Sum) if isinstance(total.function, attains)}
+        assert bool(counts) is (norm == "linf")  # a sum that is no derivative of one
+        assert not lemma.result.xreplace(dict.fromkeys(counts, sp.S.One)).has(sp.Derivative, sp.Sum, sp.KroneckerDelta)
     for name, lemma in derivation.distance.gradients.items():
         assert lemma.subject == sp.Derivative(
             symbols.distance_of(DISTANCES[norm], symbols.x, symbols.y), getattr(symbols, name)[k]
@@ -212,7 +220,7 @@ def test_lemmas_lead_from_derivatives_of_the_definition_to_the_gradients(norm: s
 @pairs
 def test_the_dimension_stays_a_symbol(norm: str, loss: str) -> None:
     derivation = derived(norm, loss)
-    assert {limits[2] for total in derivation.distance.value.atoms(sp.Sum) for limits in total.limits} == {n}
+    assert {limits[2] for total in derivation.distance.value.atoms(sp.Sum, Maximum) for limits in total.limits} == {n}
 
 
 @pairs
@@ -371,13 +379,20 @@ def test_kinks_are_where_they_should_be_and_of_the_right_shape(norm: str, loss: 
     expected: dict[str, bool | None] = {
         "l2": {"x = x_pos": True, "x = x_neg": False},
         "lp": {"x = x_pos": True, "x = x_neg": False},
+        "linf": {
+            "x = x_pos": True,
+            "x = x_neg": False,
+            "|x_k - x_pos_k| largest for several k": True,
+            "|x_k - x_neg_k| largest for several k": False,
+        },
         "l1": {"x_k = x_pos_k for some k": True, "x_k = x_neg_k for some k": False},
         "cosine": {"x = 0, x_pos = 0 or x_neg = 0": None},
     }.get(norm, {})
     assert found == expected | ({"d_pos - d_neg + margin = 0": True} if loss == "hinge" else {})
     for kink in derived(norm, loss).kinks:
         assert kink.shape.startswith({True: "convex", False: "concave", None: "jump"}[kink.convex])
-        assert ("Clarke" in kink.shape) is (kink.convex is False)
+        assert ("Clarke" in kink.shape) is (kink.convex is False and not kink.taken)
+        assert bool(kink.taken) is ("several" in kink.where)
         assert kink.why
 
 
@@ -443,7 +458,7 @@ def test_a_wrong_bound_can_not_be_stated(limit: sp.Expr, at: sp.Expr) -> None:
 @pairs
 def test_the_repr_is_a_program_that_computes_the_gradients(norm: str, loss: str) -> None:
     derivation = derived(norm, loss)
-    whole = re.sub(r"(?<=\*)\n +|\n +(?=[-+] )", " ", repr(derivation))  # long formulas take several lines
+    whole = re.sub(r"(?<=[*/])\n +|\n +(?=[-+] )", " ", repr(derivation))  # long formulas take several lines
     lines = whole.splitlines()
     assert lines[0] == f"{loss} on {norm}: {len(derivation.steps)} checked steps"
     rows = [re.split(r"\s*= ", line, maxsplit=1) for line in lines if re.match(r"(z|s|q|L|\S+\[k\])\s*= ", line)]
@@ -460,6 +475,7 @@ def test_the_repr_is_a_program_that_computes_the_gradients(norm: str, loss: str)
                 "softplus": lambda z: mpmath.log(1 + mpmath.exp(z)),
                 "positive_part": lambda z: max(mpmath.mpf(0), z),
                 "step": lambda z: mpmath.mpf(z > 0),
+                "attains": lambda number, largest: mpmath.mpf(number >= largest),
                 "sign": mpmath.sign,
                 "abs": abs,
                 "total": lambda term, count=point.dimension: mpmath.fsum(map(term, range(count))),
@@ -485,7 +501,7 @@ def test_the_repr_tells_bounds_invariants_and_singular_points(norm: str, loss: s
     for kink in derived(norm, loss).kinks:
         assert is_told(kink.where, kink.shape)
     assert is_told("|dL/dx_pos| <= 16/(27*temperature)", "s = 2/3") is ((norm, loss) == ("l2", "softmax-mse"))
-    assert is_told("x = x_pos", "convex") is is_told("x = x_neg", "concave") is (norm in ("l2", "lp"))
+    assert is_told("x = x_pos", "convex") is is_told("x = x_neg", "concave") is (norm in ("l2", "lp", "linf"))
 
 
 @pairs

@@ -10,8 +10,9 @@ import pytest
 import sympy as sp
 
 from derive_triplet.derive.evaluate import Point, evaluate
-from derive_triplet.derive.functions import masked_ratio, positive_part, sigmoid, softplus, step
-from derive_triplet.derive.symbols import i, k, l, n, x, y
+from derive_triplet.derive.functions import attains, masked_ratio, positive_part, sigmoid, softplus, step
+from derive_triplet.derive.reductions import Maximum
+from derive_triplet.derive.symbols import i, j, k, l, n, x, y
 
 A, B = sp.symbols("a b", real=True)
 X = ("0.5", "-1.25", "3")
@@ -46,6 +47,8 @@ CASES = {
     "exp and log": (sp.exp(B) + sp.log(A), lambda: mpmath.exp(b()) + mpmath.log(a())),
     "abs and sign": (sp.Abs(B) + sp.sign(B), lambda: -b() - 1),
     "max": (sp.Max(0, A, B), a),
+    "maximum": (Maximum(x[i] - y[i], (i, 1, n)), lambda: mpmath.mpf("3.1")),
+    "count": (sp.Sum(attains(x[i], Maximum(x[j], (j, 1, n))), (i, 1, n)), lambda: mpmath.mpf(1)),
     "component": (x[k] - y[1], lambda: mpmath.mpf("-3.25")),
     "sum": (sp.Sum((x[i] - y[i]) ** 2, (i, 1, n)), squares),
     "part of a sum": (sp.Sum(x[i], (i, 2, n)), lambda: mpmath.mpf("1.75")),

@@ -11,6 +11,7 @@ from derive_triplet.derive.functions import (
     NODES,
     Node,
     absolute,
+    attains,
     expand_nodes,
     expm1,
     hypot,
@@ -27,7 +28,7 @@ from derive_triplet.derive.functions import (
 )
 
 Z = sp.Symbol("z", real=True)
-UNARY = [node for node in NODES if node is not masked_ratio]
+UNARY = [node for node in NODES if node not in (masked_ratio, attains)]
 POINTS = ["-1000", "-37.5", "-1", "-1e-40", "1e-40", "0.3", "1", "41", "1000"]
 
 DEFINITIONS = {
@@ -57,7 +58,7 @@ def close(a: mpmath.mpf, b: mpmath.mpf, digits: int = 50) -> bool:
 
 
 def test_every_node_is_tested_here() -> None:
-    assert set(DEFINITIONS) | {masked_ratio} == set(NODES)
+    assert set(DEFINITIONS) | {masked_ratio, attains} == set(NODES)
 
 
 @pytest.mark.parametrize("node", UNARY, ids=lambda node: node.__name__)
@@ -105,6 +106,14 @@ def test_the_convention_at_a_kink_is_zero() -> None:
     assert evaluate(sp.diff(absolute(Z), Z), origin) == 0
     assert evaluate(sp.diff(select(Z, 2 * Z, 3 * Z), Z), origin) == 3, "the slope of the value that holds there"
     assert step(Z).definition().subs(Z, 0) == 0, "SymPy's own Heaviside(0) is 1/2"
+
+
+def test_one_that_is_the_largest_counts_and_others_do_not_nor_do_they_nearby() -> None:
+    for number, wanted in ((2, 1), (1, 0), (-2, 0)):
+        node = attains(Z, sp.Integer(2))
+        point = Point(1, {}, {Z: mpmath.mpf(number)})
+        assert evaluate(node, point) == wanted == node.definition().subs(Z, number)
+        assert sp.diff(node, Z) == sp.diff(attains(sp.Integer(2), Z), Z) == 0
 
 
 def test_a_masked_ratio_is_the_ratio_and_zero_where_there_is_none() -> None:

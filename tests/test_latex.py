@@ -16,9 +16,10 @@ from objectives import COVER, named
 from derive_triplet import DISTANCES, LOSSES, Objective, differentiate, generate
 from derive_triplet.derive import symbols
 from derive_triplet.derive.evaluate import Point, evaluate
-from derive_triplet.derive.functions import absolute, positive_part, sigmoid, signum, softplus, step
+from derive_triplet.derive.functions import absolute, attains, positive_part, sigmoid, signum, softplus, step
 from derive_triplet.derive.latex import WIDE, broken, escape, to_latex, width
 from derive_triplet.derive.proof import Line
+from derive_triplet.derive.reductions import Maximum
 from derive_triplet.derive.steps import DIGITS, Setting
 from derive_triplet.derive.symbols import d_neg, d_pos, i, j, k, l, n, x, x_neg, x_pos, y
 
@@ -182,14 +183,19 @@ class Reader:
     def step(self) -> sp.Expr:
         def condition() -> sp.Expr:
             left = self.sum()
-            self.take(">")
+            if self.take(">", "=") == "=":
+                return attains(left, self.sum())
             self.take("0")
-            return left
+            return step(left)
 
         self.take("_")
-        return step(self.braced(condition))
+        return self.braced(condition)
 
     def maximum(self) -> sp.Expr:
+        if self.tokens[0] == "_":
+            self.take("_")
+            index = self.braced(lambda: self.name(self.take()))
+            return Maximum(self.product(), (index, 1, symbols.n))
         self.take(r"\left(")
         first = self.sum()
         self.take(",")

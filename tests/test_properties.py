@@ -34,7 +34,7 @@ from derive_triplet.derive.verify.regimes import Regime
 
 EPS = float(np.finfo(np.float64).eps)
 CASES = (*((*pair, False) for pair in COVER), *((*pair, True) for pair in NORMALIZED))
-DEGREES = {"l2": 1, "l1": 1, "lp": 1, "l2-smooth": 1, "l2-squared": 2}
+DEGREES = {"l2": 1, "l1": 1, "lp": 1, "linf": 1, "l2-smooth": 1, "l2-squared": 2}
 """Of homogeneity, where a length that is a parameter grows with the embeddings."""
 QUIET = settings(
     derandomize=True, deadline=None, database=None, report_multiple_bugs=False, phases=(Phase.explicit, Phase.generate)
@@ -78,7 +78,7 @@ FLOATS: Any = {
     dim: Algebra(
         number=float,
         functions={"sqrt": np.sqrt, "abs": abs, "exp": np.exp, "log": np.log, "max": max},
-        reduce=lambda kind, term, dim=dim: sum(term(k) for k in range(dim)),
+        reduce=lambda kind, term, dim=dim: {"sum": np.sum, "max": np.max}[kind]([term(k) for k in range(dim)], axis=0),
     )
     for dim in range(9)
 }
@@ -309,6 +309,11 @@ def has_an_answer(of: Made, batch: Batch, dtype: str) -> bool:
         has_kinks = of.objective.distance.name == "l1" and of.objective.of_units
         if has_kinks and any(0 < abs(a - b) <= max(least, rounding * (abs(a) + abs(b))) for a, b in pairs):
             return False
+        for y in parts[1:] if of.objective.distance.name == "linf" else []:
+            second, first = sorted([0, *(abs(a - b) for a, b in zip(parts[0], y, strict=True))])[-2:]
+            tied = second == first and not of.objective.of_units  # of unit vectors rounding decides which are
+            if first and not tied and first - second <= max(least, rounding * (1 if of.objective.of_units else first)):
+                return False
         angles = [mpmath.norm([a - b for a, b in zip(parts[0], y, strict=True)]) for y in parts[1:]]
         if of.objective.of_units and any(0 < angle < mpmath.sqrt(rounding) for angle in angles):
             return (

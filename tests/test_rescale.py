@@ -36,8 +36,8 @@ CATALOGUE = [
 ]
 # distance, loss, whether there are scales, whether the full range is promised
 TABLE = [
-    # of lp the components are taken over the largest of them, which is as good as a scale
-    *((objective, objective.of_units or objective.distance.name != "lp", True) for objective in CATALOGUE),
+    # of lp the components are taken over the largest of them, which is as good as a scale, and linf is that one itself
+    *((o, o.of_units or o.distance.name not in ("lp", "linf"), True) for o in CATALOGUE),
     (Objective(RMS, LOSSES["hinge"]), True, True),
     # it depends on each distance by itself: its square may be beyond the type although the loss is not
     (Objective(DISTANCES["l2"], RATIO), True, False),
@@ -83,8 +83,8 @@ def test_which_kernels_have_scales_and_which_the_full_range(
     found = rescale(kernel)
     assert bool(found.scales) == scaled
     assert found.full_range == full_range
-    # products with unit vectors are not scaled, nor what is taken over the largest component
-    of_shares = ("dot_", "max_", "sum_") if objective.distance.name == "lp" else ("dot_",)
+    # products with unit vectors are not scaled, nor what is taken over the largest component, nor that, nor a count
+    of_shares = ("dot_", "max_", "count_", "sum_" if objective.distance.name == "lp" else "dot_")
     scalable = {r.name for r in kernel.reductions if not r.name.startswith(of_shares)}
     assert set(found.scales) == (scalable if scaled else set())
     if not scaled:

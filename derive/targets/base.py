@@ -291,10 +291,15 @@ def slots(
 
 
 def _refuse_what_no_template_has(kernel: RowKernel) -> None:
+    where = kernel.objective.distance.name
+    for reduction in kernel.reductions:
+        if reduction.kind == "max" and not reduction.term.is_nonnegative:  # maxima begin at 0
+            raise DefinitionError(
+                f"{where}: generated code has max(...) of what is never negative only, such as abs(...)"
+            )
     parameters = {parameter.name for parameter in kernel.parameters}
     for term in (*(r.term for r in kernel.reductions), *(m.value for m in kernel.maps)):
         for name in sorted(parameters & {symbol.name for symbol in term.free_symbols}):
-            where = kernel.objective.distance.name
             raise DefinitionError(
                 f"{where}: generated code cannot have the parameter {name} inside sum(...) yet; write it outside"
             )

@@ -44,6 +44,9 @@ class CppPrinter(InfixPrinter):
     def decimal(self, text: str) -> str:
         return f"T({text})"
 
+    def _print_rounded(self, expr: Any) -> tuple[str, int]:
+        return self.call("rounded_product", *expr.args[0].as_two_terms()), ATOM
+
 
 class ShortCppPrinter(ShortLines, CppPrinter):
     """For lines of 120 columns, of which the longest declarations leave this room."""

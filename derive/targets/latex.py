@@ -132,6 +132,8 @@ def _in_words(layer: Layer) -> str:
 
     fields = {name: value for message in layer.parameters.values() for name, value in message.items()}
     found = [rf"\texttt{{{fields['operation']}}}"] if layer.type == "Reduction" else []
+    if layer.type == "Pooling":
+        found = [rf"\texttt{{{fields['pool']}}}"]
     if layer.type == "Power":
         named = (("exponent", "power"), ("factor", "scale"), ("shift", "shift"))
         found = [

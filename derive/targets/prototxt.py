@@ -39,6 +39,7 @@ class PrototxtTarget(Target):
             "large": large,
             "copies": split(layers, (*EMBEDDINGS, *large)),
             "squares": not objective.of_units and any("SUMSQ" in field for layer in layers for field in layer.fields),
+            "pooled": any(layer.type == "Pooling" for layer in layers),
             "shifts": [layer.name for layer in layers if SHIFT in constants([layer])],
             "shift": single(SHIFT),
             "half_shift": single(SHIFT / 2),

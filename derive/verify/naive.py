@@ -177,10 +177,14 @@ def _select(z: Array, value: Array, otherwise: Array) -> Array:
     return np.where(z > 0, value, otherwise)
 
 
+def _attains(number: Array, largest: Array) -> Array:
+    return np.greater_equal(number, largest).astype(number.dtype)
+
+
 def _compiled(expr: sp.Expr, arguments: Sequence[str]) -> _Formula:
     """An expression as a function of arrays."""
     printed = f"def formula({', '.join(arguments)}):\n    return {_ArrayPrinter()(expr)}\n"
-    scope: dict[str, Any] = {"np": np, "_select": _select}
+    scope: dict[str, Any] = {"np": np, "_select": _select, "_attains": _attains}
     exec(compile(printed, "<naive formula>", "exec"), scope)
     formula: _Formula = scope["formula"]
     return formula

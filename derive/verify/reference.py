@@ -3,7 +3,8 @@
 Nothing is imported here from the derivation, the stable forms or the kernel. A distance and a loss are evaluated as
 they are written in the catalogue, and differentiated by central differences with a step far below double precision.
 At a kink of a distance, where the one-sided differences disagree, the derivative is 0, the convention that the
-catalogue states; at one of a loss it is that of the formula which applies there.
+catalogue states, and the mean of those of the largest terms where several are; at one of a loss it is that of the
+formula which applies there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import Any
 import mpmath
 
 from ..catalogue import PAIRS, Objective
-from ..highprecision import distance_between, distances_of, smooth_piece, unit, value_on_units
+from ..highprecision import (
+    Largest,
+    distance_between,
+    distances_of,
+    smooth_distance,
+    smooth_piece,
+    unit,
+    value_on_units,
+)
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
@@ -145,9 +154,10 @@ def distance_gradients(
     quarter of that is added to the scale, four units of which are allowed.
     """
 
-    def distance(a: Sequence[Any], b: Sequence[Any]) -> Any:
-        return distance_between(objective, a, b, parameters, copies)
+    def of_embeddings(a: Sequence[Any], b: Sequence[Any], largest: Largest = max) -> Any:
+        return distance_between(objective, a, b, parameters, copies, largest)
 
+    distance = smooth_distance(of_embeddings, a, b, copies)
     values = _differences(distance, a, b, _between_directions(a, b) if objective.of_units else [])
     with mpmath.workdps(80):
         for gradient in values:
@@ -160,10 +170,10 @@ def distance_gradients(
     with mpmath.workdps(80):
         units = unit(a), unit(b)
 
-    def of_units(first: Sequence[Any], second: Sequence[Any]) -> Any:
-        return value_on_units(objective.distance, first, second, parameters)
+    def of_units(first: Sequence[Any], second: Sequence[Any], largest: Largest = max) -> Any:
+        return value_on_units(objective.distance, first, second, parameters, largest)
 
-    inner, scales = component_scales(of_units, *units, together=a == b)
+    inner, scales = component_scales(smooth_distance(of_units, *units), *units, together=a == b)
     with mpmath.workdps(50):
         moved = mpmath.fsum(abs(g * u) for g, u in zip(chain(*inner), chain(*units), strict=True))
         raw = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -12,9 +13,18 @@ import mpmath
 import numpy as np
 import numpy.typing as npt
 
-from ..catalogue import Loss, Objective
+from ..catalogue import PAIRS, Loss, Objective
 from ..formats import FORMATS
-from ..highprecision import distance_value, distances_of, largest_part, locus_value, pieces
+from ..highprecision import (
+    Largest,
+    distance_between,
+    distance_value,
+    distances_of,
+    largest_part,
+    locus_value,
+    maxima,
+    pieces,
+)
 
 Array = npt.NDArray[np.floating]
 
@@ -27,6 +37,13 @@ NOT_JUDGED = "not judged, because the loss is not defined there, has a kink with
 """What rows are that are left out."""
 # distances without rounding; of unit vectors as well
 ON_THE_KINK = {False: ([0.0], [0.5], [0.75]), True: ([1.0], [1.0], [-1.0])}
+
+# of differences, two components are the largest, and three; then two, and all. So they are of unit vectors, exactly.
+TIES = (
+    ((3.0, -3.0, 3.0, 1.0), (1.0, -1.0, 1.0, -1.0)),
+    ((-2.0, 2.0, 1.0, 1.0), (-1.0, -1.0, -1.0, -1.0)),
+    ((-1.0, 1.0, -1.0, 2.0), (-1.0, 1.0, -1.0, 1.0)),
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +81,10 @@ def regimes(
     full_range: with distances whose squares are beyond the type, from subnormal ones to the largest.
     The batches are the same on every run and every machine. Of a loss of one's own, there are no rows where it is not
     defined, where squares of parts of its formula leave the range of the type, or where rounding decides on which side
-    of a kink it is.
+    of a kink it is; nor where it decides which of several components is the largest.
     """
-    own = _is_own(objective)
     for regime in _regimes(objective, dtype, parameters, dims, full_range):
-        rows = [row for row in range(len(regime.x)) if not own or _is_judged(objective, regime, row, dtype)]
+        rows = [row for row in range(len(regime.x)) if _is_included(objective, regime, row, dtype)]
         if len(rows) == len(regime.x):
             yield regime
         elif rows:
@@ -77,14 +93,19 @@ def regimes(
 
 def unjudged(objective: Objective, dtypes: Sequence[str], parameters: Mapping[str, float]) -> tuple[str, ...]:
     """The regimes that have rows which are left out, each with the float type."""
-    if not _is_own(objective):
+    if not (_is_own(objective) or _takes_maxima(objective)):
         return ()
     return tuple(
         f"{regime.name} ({dtype})"
         for dtype in dtypes
         for regime in _regimes(objective, dtype, parameters, (), False)
-        if not all(_is_judged(objective, regime, row, dtype) for row in range(len(regime.x)))
+        if not all(_is_included(objective, regime, row, dtype) for row in range(len(regime.x)))
     )
+
+
+def _is_included(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
+    judged = not _is_own(objective) or _is_judged(objective, regime, row, dtype)
+    return judged and _is_largest_decided(objective, regime, row, dtype)
 
 
 def is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
@@ -136,6 +157,50 @@ def _is_on_one_side(loss: Loss, distances: Sequence[Any], parameters: Mapping[st
     return len(found) == 1
 
 
+def _is_largest_decided(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
+    """Whether rounding leaves those components of a distance the largest that are, and no others.
+
+    The differences of embeddings have errors of their own size, those of unit vectors of that of these.
+    """
+    eps = FORMATS[FORMATS[dtype].computed_in].eps
+    for terms in _maxima(objective, regime, row):
+        most = max(terms)
+        nearly = most - 16 * eps * (1 if objective.of_units else most)
+        if any(nearly <= term < most for term in terms):
+            return False
+    return True
+
+
+def has_ties(objective: Objective, regime: Regime) -> bool:
+    """Whether in some row several components of a difference that is not 0 are the largest."""
+    rows = (_maxima(objective, regime, row) for row in range(len(regime.x)))
+    return any(max(terms) > 0 and terms.count(max(terms)) > 1 for maxima_of_row in rows for terms in maxima_of_row)
+
+
+def _maxima(objective: Objective, regime: Regime, row: int) -> Iterator[list[Any]]:
+    """The terms of the maxima that the distances of a row take."""
+    if not _takes_maxima(objective):
+        return
+    embeddings = zip(("x", "x_pos", "x_neg"), regime.embeddings, strict=True)
+    rows = {name: [mpmath.mpf(float(c)) for c in embedding[row]] for name, embedding in embeddings}
+    for first, second in (PAIRS[which] for which in objective.loss.distances):
+        yield from maxima(_between(objective, regime.parameters), rows[first], rows[second])
+
+
+def _between(objective: Objective, parameters: Mapping[str, float]) -> Callable[..., Any]:
+    def distance(x: Sequence[Any], y: Sequence[Any], largest: Largest = max) -> Any:
+        return distance_between(objective, x, y, parameters, largest=largest)
+
+    return distance
+
+
+@cache
+def _takes_maxima(objective: Objective) -> bool:
+    """Whether the distance is one of largest components, which several may be."""
+    one, zero = mpmath.mpf(1), mpmath.mpf(0)
+    return bool(maxima(_between(objective, {}), [one], [zero]))
+
+
 def _regimes(
     objective: Objective,
     dtype: str,
@@ -166,6 +231,8 @@ def _regimes(
         yield regime("x_pos = 0", x, 0 * x, other)
         yield regime("x_neg = 0", x, other, 0 * x)
         yield regime("opposite", x, -x, -2 * x)
+    if _takes_maxima(objective):
+        yield regime("ties of components", *map(np.array, TIES))
     for exponent, name in ((-1, "tiny"), (1, "huge")):
         scale = SCALES[dtype] ** exponent
         far = normal(2, 3, scale)
@@ -195,6 +262,9 @@ def _regimes(
         scattered = [np.zeros((3, dim), FORMATS[dtype].dtype) for _ in range(3)]
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))
+        if _takes_maxima(objective):
+            for embedding, tied in zip(scattered, TIES, strict=True):
+                embedding[0, columns] = tied[0]
         copies = dim - len(columns) if depends_on_zeros(objective) else 0
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns, copies=copies)
     for changed in parameters_on_the_kinks(objective, parameters):

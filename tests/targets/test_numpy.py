@@ -75,6 +75,13 @@ def cubic(u: Any) -> tuple[Any, Any]:
     return norm, u * np.abs(u) / norm**2
 
 
+def largest(u: Any) -> tuple[Any, Any]:
+    """The norm of linf, and its gradient, of which all components that are the largest have a share."""
+    norm = np.max(np.abs(u), axis=1, keepdims=True)
+    are = np.abs(u) == norm
+    return norm, np.where(are, np.sign(u), 0) / np.sum(are, axis=1, keepdims=True)
+
+
 def cosine(x: Any, y: Any) -> tuple[Any, ...]:
     x_unit, y_unit = x / norms(x), y / norms(y)
     c = np.sum(x_unit * y_unit, axis=1, keepdims=True)
@@ -88,6 +95,7 @@ DISTANCES = {
     "l2-smooth": of_difference(lambda u: (np.hypot(norms(u), 0.01) - 0.01, u / np.hypot(norms(u), 0.01))),
     "l1": of_difference(lambda u: (np.sum(np.abs(u), axis=1, keepdims=True), np.sign(u))),
     "lp": of_difference(cubic),
+    "linf": of_difference(largest),
     "cosine": cosine,
 }
 """By the closed forms, of rows: the distance, the gradients in x and y, and the sizes of the terms of these."""

@@ -2,8 +2,9 @@
 
 A net has the accuracy of Caffe's layers. Where one of them saturates, its results still have the rounding of 1, so
 errors are judged at the scale of the exact result plus that of a loss or slope of 1; where none does, as those of any
-code. Where the shift of Power is not small beside the squares, gradients need only be finite. Embeddings that are
-normalized are shortened by it, which is granted as rounding is, in every component.
+code. Where the shift of Power is not small beside the squares, or where several components are the largest, gradients
+need only be finite. Embeddings that are normalized are shortened by it, which is granted as rounding is, in every
+component.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ...layers import Layer, constants
 from ...targets.base import Product
 from ..checks import BOUND, EMBEDDINGS, cached_reference, magnification, ulps
 from ..reference import Exact
-from ..regimes import Array, Regime, regimes
+from ..regimes import Array, Regime, has_ties, regimes
 from ..report import Check, Report
 from . import train
 from .build import COMMAND, ROOT_VARIABLE, Caffe, find
@@ -132,7 +133,8 @@ def _checks_of_type(caffe: Caffe, product: Product, dtype: str) -> Iterator[Chec
         compared = _compared(objective, regime)
         if _overflows(compared, _degree(layers)):
             continue
-        if _is_below_shift(compared, layers) or _is_out_of_reach(_divisors(objective, regime), dtype):
+        beyond = _is_below_shift(compared, layers) or _is_out_of_reach(_divisors(objective, regime), dtype)
+        if beyond or has_ties(objective, regime):  # of which Pooling takes the first
             yield _finite("gradient", regime.name, dtype, runner.run(regime.embeddings, 1)[1])
         else:
             yield from _against_reference(objective, runner, regime, layers, dtype, judged)

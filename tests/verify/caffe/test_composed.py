@@ -75,7 +75,8 @@ def test_every_net_is_right_in_real_caffe(norm: str, loss: str, normalize: bool)
     # where nothing but finite gradients is asked for
     finite = {check.regime for check in report.checks if check.unit == "not finite"}
     tiny_or_huge = {regime for regime in finite if re.match("tiny|huge", regime)}
-    assert finite - tiny_or_huge == {regime for _, regime in without_direction & regimes}
+    ties = {"ties of components"} if norm == "linf" else set()  # of which Pooling takes the first
+    assert finite - tiny_or_huge == {regime for _, regime in without_direction & regimes} | ties
     names = {check.name for check in report.checks}
     assert names >= {"mean over the batch", "shape (N, C, H, W)", "siamese: first step"}
     assert {check.dtype for check in report.checks} == set(DTYPES)
