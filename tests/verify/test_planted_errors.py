@@ -88,15 +88,15 @@ PLANTS = [
     Plant("the first for all", r"np\.max\(terms, axis=1\)", "0 * terms[:, 0]", norm="lp", seen_by="loss"),
     Plant("shares not multiplied back", r"d_pos = .*", "d_pos = root_pos", norm="lp", seen_by="loss"),
     Plant("coincident points unmasked", r"where=b == 0", "where=False", norm="lp", seen_by="gradient"),
-    Plant("each of several takes all", r"count_pos \+= .*", "count_pos[:] = 1", norm="linf", seen_by="gradient"),
-    Plant("all components pull", r"_attains\(np\.abs\(u\), d_pos\)", "1", norm="linf", seen_by="gradient"),
+    Plant("each of several takes all", r"count_pos = .*", "count_pos = 1.0", norm="linf", seen_by="gradient"),
+    Plant("all components pull", r"_attains\(np\.abs\(u\), d_pos.*\) \* ", "1 * ", norm="linf", seen_by="gradient"),
     Plant("magnitudes added up", r"np\.max\(terms, axis=1\)", "np.sum(terms, axis=1)", norm="linf", seen_by="loss"),
     Plant(
         "the largest component, not magnitude", r"_largest\(np\.abs\(u\)\)", "_largest(u)", norm="linf", seen_by="loss"
     ),
     Plant("sign of the largest missing", r"np\.sign\(v\)", "1", norm="linf", seen_by="gradient"),
     Plant("the other count", r"slope / count_pos", "slope / count_neg", norm="linf", seen_by="gradient"),
-    Plant("the count of a row for all", r"count_pos \+= _sum\(.*", "count_pos += 2", norm="linf", seen_by="gradient"),
+    Plant("the count of a row for all", r"count_pos = .*", "count_pos = 2.0", norm="linf", seen_by="gradient"),
     Plant("part along the anchor left", "along_x = ", "along_x = 0 * ", norm="cosine", seen_by="gradient"),
     Plant("norm not squared out", r"np\.sqrt\(square_x_pos\)", "square_x_pos", norm="cosine"),
     Plant("half of the square missing", r"\(u \+ v\) / 2", "(u + v)", norm="cosine", seen_by="loss"),
