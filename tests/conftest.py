@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from derive_triplet.derive.typeset import ENGINE_VARIABLE, find_engine
-from derive_triplet.derive.verify import gpu, nvcc, nvrtc
+from derive_triplet.derive.verify import c, gpu, nvcc, nvrtc
 from derive_triplet.derive.verify.caffe import build as caffe
 
 TOOLS = {
@@ -21,6 +21,7 @@ TOOLS = {
     "tinytex": lambda: find_engine("tinytex") is not None,
     "latexmk": lambda: find_engine("latexmk") is not None,
     "caffe": lambda: caffe.find() is not None,
+    "cc": lambda: c.find() is not None,
     "opencv": lambda: find_spec("cv2") is not None,
     "mlxtend": lambda: find_spec("mlxtend") is not None,
     "sklearn": lambda: find_spec("sklearn") is not None,

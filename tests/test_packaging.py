@@ -80,7 +80,7 @@ def test_wheel_holds_every_module_and_template_and_nothing_else(wheel: Path) -> 
             for name in archive.namelist()
             if name.startswith("derive_triplet/")
         }
-    folders = ("derive/**/*.py", "derive/**/*.cpp", "derive/**/*.h", "templates/**/*.jinja")
+    folders = ("derive/**/*.py", "derive/**/*.c", "derive/**/*.cpp", "derive/**/*.h", "templates/**/*.jinja")
     paths = [path for pattern in folders for path in REPOSITORY.glob(pattern)]
     paths += [REPOSITORY / name for name in ("__init__.py", "cli.py", "py.typed")]
     expected = {path.relative_to(REPOSITORY).as_posix(): path.read_bytes() for path in paths}

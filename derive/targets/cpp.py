@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..printing import ATOM, InfixPrinter, ShortLines
 from .base import slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    import sympy as sp
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..kernel import RowKernel
     from ..rescale import Rescaled
@@ -60,16 +59,26 @@ class MapPrinter(ShortCppPrinter):
     room = 115
 
 
-_LEAST = {"at least 1": ">= 1", "positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
+LEAST = {"at least 1": ">= 1", "positive": "> 0", "nonnegative": ">= 0", "real": "> -INFINITY"}
 """What stands behind a parameter in the test of its domain."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where functions on a row find what is known of it, and the type of the variables that they declare."""
+
+    row: str = "row."
+    scale: str = "scale."
+    sums: str = "sums."
+    parameters: str = "parameters."
+    real: str = "T"
 
 
 def row_slots(kernel: RowKernel) -> dict[str, Any]:
     """The slots of `row.jinja`: functions that sum, evaluate and differentiate one row, with scales for the sums."""
     from ..rescale import rescale
 
-    stored = (*kernel.constants, kernel.loss, *kernel.weights)
-    return {**_slots(rescale(kernel), stored), "least": _LEAST}
+    return {**_slots(rescale(kernel)), "least": LEAST}
 
 
 def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
@@ -77,37 +86,48 @@ def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
     from ..hvp import product_of
 
     product = product_of(kernel)
-    if product is None:
-        return None
-    stored = (*product.kernel.constants, *product.kernel.weights)
-    return {**_slots(product, stored), "functions": product.kernel.functions}
+    return {**_slots(product), "functions": product.kernel.functions} if product else None
 
 
-def _slots(rescaled: Rescaled, stored: Iterable[sp.Symbol]) -> dict[str, Any]:
-    """The slots of functions on a row; `stored` is what they leave in its `Row`."""
-    kernel = rescaled.kernel
-    kept = {symbol.name: f"row.{symbol.name}" for symbol in stored}
-    scales = {symbol.name: f"scale.{name}" for name, symbol in rescaled.scales.items()}
-    sums = {reduction.name: f"sums.{reduction.name}" for reduction in kernel.reductions}
-    parameters = {parameter.name: f"parameters.{parameter.name}" for parameter in kernel.parameters}
-    printed = slots(
-        rescaled,
-        ShortCppPrinter(sums | parameters | kept | scales),
-        ShortCppPrinter(kept | scales),
-        MapPrinter(kept | scales),
-    )
+def _slots(rescaled: Rescaled) -> dict[str, Any]:
+    printed = placed_slots(rescaled, Places(), ShortCppPrinter, MapPrinter)
     for stage in printed["stages"]:
         stage["uses"] = [
             name for name in ("scale", "parameters") if any(f"{name}." in text for _, text in stage["scalars"])
         ]
-        found = [(kept[name], sums[name]) for name, _ in stage["reductions"] if name in kept]
-        stage["scalars"] = [*found, *_declared(stage["scalars"], kept)]
     return printed
 
 
-def _declared(assignments: Sequence[tuple[str, str]], kept: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def placed_slots(
+    rescaled: Rescaled,
+    places: Places,
+    printer: Callable[[Mapping[str, str]], InfixPrinter],
+    map_printer: Callable[[Mapping[str, str]], InfixPrinter],
+) -> dict[str, Any]:
+    """The slots of functions on a row, which leave what is found out about it in its places."""
+    kernel = rescaled.kernel
+    stored = (*kernel.constants, kernel.loss, *kernel.weights)
+    kept = {symbol.name: f"{places.row}{symbol.name}" for symbol in stored}
+    scales = {symbol.name: f"{places.scale}{name}" for name, symbol in rescaled.scales.items()}
+    sums = {reduction.name: f"{places.sums}{reduction.name}" for reduction in kernel.reductions}
+    parameters = {parameter.name: f"{places.parameters}{parameter.name}" for parameter in kernel.parameters}
+    printed = slots(
+        rescaled,
+        printer(sums | parameters | kept | scales),
+        printer(kept | scales),
+        map_printer(kept | scales),
+    )
+    for stage in printed["stages"]:
+        found = [(kept[name], sums[name]) for name, _ in stage["reductions"] if name in kept]
+        stage["scalars"] = [*found, *declared(stage["scalars"], kept, places.real)]
+    return printed
+
+
+def declared(
+    assignments: Sequence[tuple[str, str]], kept: Mapping[str, str], real: str
+) -> Iterator[tuple[str, str]]:
     """What is kept by its place, and variables where they get their first value, constant if it is their only one."""
     names = [name for name, _ in assignments]
     for at, (name, value) in enumerate(assignments):
-        declaration = "" if name in names[:at] else "T " if name in names[at + 1 :] else "const T "
+        declaration = "" if name in names[:at] else f"{real} " if name in names[at + 1 :] else f"const {real} "
         yield kept.get(name, f"{declaration}{name}"), value

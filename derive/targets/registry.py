@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ..errors import UsageError
 from .base import Target
+from .c import CTarget
 from .caffe import CaffeTarget
 from .cuda import CudaTarget
 from .cuda_usage import CudaUsageTarget
@@ -22,6 +23,7 @@ OURS: Mapping[str, Target] = MappingProxyType(
         target.name: target
         for target in (
             NumpyTarget(),
+            CTarget(),
             CudaTarget(),
             CudaUsageTarget(),
             CaffeTarget(),

@@ -1,0 +1,219 @@
+"""Verification of C source: compiled without a warning, called through ctypes, and watched by the sanitizers.
+
+The product's own text is compiled by the C compiler of the machine, in a folder that is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError
+from ..hvp import product_of
+from ..rescale import rescale
+from ..targets.base import Product
+from ..targets.c import C_TYPES
+from .c_library import Library
+from .checks import DIMS, EMBEDDINGS, Method, differing_beside_bad_rows, number_differing, run_checks
+from .curvature import run_product_checks
+from .regimes import Array
+from .report import Check, Report
+from .weighting import weighting_checks
+
+COMPILER_VARIABLE = "CC"
+_COMPILERS = ("cc", "gcc", "clang")
+_MORE = f"a C compiler, {', '.join(_COMPILERS)} on the PATH or that of ${COMPILER_VARIABLE}, runs the code"
+_STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+_ALWAYS = ("-DTRIPLET_STREAM_BYTES=1", "-DTRIPLET_PARALLEL_NUMBERS=1")
+"""Past the cache, where it is possible, and in threads, however small a batch is."""
+PLAIN, FAST = ("-O2",), ("-O3", "-march=native", "-fopenmp", *_ALWAYS)
+_SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *_ALWAYS)
+_THREADS = (1, 2, 3)
+_SHAPES = ((7, 1), (5, 25), (70, 64), (3, 1_030))
+
+
+def find() -> tuple[str, ...] | None:
+    """The command of the C compiler, or None. Raises `UsageError` where $CC names none."""
+    named = tuple(shlex.split(os.environ.get(COMPILER_VARIABLE, "")))
+    if named:
+        if shutil.which(named[0]) is None:
+            raise UsageError(f"{COMPILER_VARIABLE} is {shlex.join(named)!r}, but there is no {named[0]}")
+        return named
+    return next(((name,) for name in _COMPILERS if shutil.which(name)), None)
+
+
+def verify_c(product: Product, thorough: bool) -> Report:
+    """Compile a product, if there is a compiler, and run it.
+
+    Thorough verification also compiles it with all that a compiler can do, threads and wide vectors, which must not
+    change a number, and runs it with AddressSanitizer and UndefinedBehaviorSanitizer.
+    """
+    compiler = find()
+    if compiler is None:
+        return Report(product.target, "rendered", notes=(_MORE,))
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
+        build = Build(compiler, product, Path(name))
+        plain = pool.submit(build.library, "plain", PLAIN)
+        fast, watched = (pool.submit(build.library, "fast", FAST), pool.submit(sanitized, build)) if thorough else (0, 0)
+        checks = []
+        try:
+            library = plain.result()
+            checks += _executed(product, library, thorough)
+            if fast:
+                checks += [as_plain(product, dtype, library, fast.result()) for dtype in product.settings.dtypes]
+        except UsageError as error:
+            return Report(product.target, "rendered", (_finding("compiles", str(error)),))
+        if watched:
+            checks += watched.result()
+        return Report(product.target, f"run ({_version(compiler)})", (_finding("compiles", ""), *checks))
+
+
+@contextmanager
+def methods(product: Product) -> Iterator[Sequence[Method]]:
+    """The code, compiled and called through ctypes. Raises `UsageError` with what the compiler says."""
+    compiler = find()
+    if compiler is None:
+        yield [Method(product.target, "", lacks=_MORE)]
+        return
+    with tempfile.TemporaryDirectory() as name:
+        library = Build(compiler, product, Path(name)).library("plain", PLAIN)
+        about = f"the generated functions, compiled by {_version(compiler)}"
+        yield [Method(product.target, about, dict.fromkeys(product.settings.dtypes, library))]
+
+
+# ---------------------------------------------------------------- compiling
+
+
+class Build:
+    """A product in a folder, and the compiler that makes libraries and programs of it there."""
+
+    def __init__(self, compiler: Sequence[str], product: Product, folder: Path) -> None:
+        self.compiler, self.product, self.folder = compiler, product, folder
+        for file in product.files:
+            (folder / Path(file.path).name).write_text(file.text, encoding="utf-8")
+
+    def compile(self, *arguments: str) -> None:
+        """Raises `UsageError` with what the compiler says, warnings included."""
+        command = [*self.compiler, *_STRICT, *arguments, f"{self.product.objective.stem}.c", "-lm"]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UsageError(f"{shlex.join(command)}:\n{done.stderr.strip()}")
+
+    def library(self, name: str, options: Sequence[str]) -> Library:
+        """The functions of the product, compiled with some options."""
+        self.compile(*options, "-shared", "-fPIC", "-o", f"{name}.so")
+        return Library(self.folder / f"{name}.so", self.product)
+
+
+def _version(compiler: Sequence[str]) -> str:
+    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.partition("\n")[0] or shlex.join(compiler)
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _finding(name: str, complaint: str, dtype: str = "", regime: str = "") -> Check:
+    return Check(name, regime, dtype, int(bool(complaint)), 0, unit="errors", detail=complaint)
+
+
+def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
+    """A check that no number differs; what the library refuses is a finding."""
+    try:
+        return Check(name, "bit for bit", dtype, differing(), 0, unit="numbers")
+    except UsageError as error:
+        return _finding(name, str(error), dtype, "bit for bit")
+
+
+def _executed(product: Product, library: Library, thorough: bool) -> Iterator[Check]:
+    """Everything that is asked of executable code."""
+    of, dtypes, values = product.objective, product.settings.dtypes, product.settings.values(product.objective)
+    invariant, full_range = product.derivation.translation_invariant, rescale(product.kernel).full_range
+    dims = DIMS if thorough else ()
+    yield from run_checks(of, library, dtypes, values, invariant, dims=dims, full_range=full_range)
+    if product_of(product.kernel):
+        run = library.products
+        yield from run_product_checks(of, run, dtypes, values, invariant, dims=dims, full_range=full_range)
+    for dtype in dtypes:
+        yield from weighting_checks(library, dtype, values)
+        batch = _batch(dtype, 6, 25)
+        yield _exactly(
+            "NaN stays in its row", dtype, lambda: differing_beside_bad_rows(partial(_results, library, values), batch)
+        )
+        yield Check("wrong arguments", "each", dtype, library.accepted_wrongly(batch, values), 0, unit="accepted")
+
+
+def _results(library: Library, values: Mapping[str, float], batch: Sequence[Array]) -> list[Array]:
+    x, x_pos, x_neg = batch
+    loss, gradients = library(x, x_pos, x_neg, values)
+    return [loss, *gradients]
+
+
+def _batch(dtype: str, rows: int, dim: int) -> list[Array]:
+    """Ordinary embeddings, the same ones on every run."""
+    random = np.random.Generator(np.random.PCG64(dim))
+    x, x_pos, x_neg = (random.uniform(-1, 1, (rows, dim)) / math.sqrt(dim) for _ in EMBEDDINGS)
+    return [array.astype(dtype) for array in (x, x_pos, (x + x_neg) / 2)]
+
+
+def as_plain(product: Product, dtype: str, plain: Library, fast: Library) -> Check:
+    """That threads, wide vectors, writes past the cache and alignment change no number."""
+    values = product.settings.values(product.objective)
+
+    def differing() -> int:
+        count = 0
+        for rows, dim in _SHAPES:
+            batch = _batch(dtype, rows, dim)
+            upstream = np.arange(rows) % 3
+            wanted = plain.everything(batch, values, upstream)
+            for threads in _THREADS:
+                fast.use_threads(threads)
+                for offset in (0, 1):
+                    count += number_differing(fast.everything(batch, values, upstream, offset), wanted)
+        return count
+
+    return _exactly("threads, vectors, streams", dtype, differing)
+
+
+def sanitized(build: Build) -> list[Check]:
+    """What AddressSanitizer and UndefinedBehaviorSanitizer say of a program that calls everything with odd sizes."""
+    product = build.product
+    values = product.settings.values(product.objective)
+    driver = build.folder / "driver.c"
+    driver.write_bytes((files(__package__) / "driver.c").read_bytes())
+    checks = []
+    for dtype in product.settings.dtypes:
+        of = C_TYPES[dtype]
+        macros = {
+            "STEM": product.objective.stem,
+            "HEADER": f'"{product.objective.stem}.h"',
+            "REAL": of.real,
+            "SUFFIX": of.suffix,
+            "PARAMETERS": "".join(f", {value!r}" for value in values.values()),
+            "HAS_HVP": str(int(product_of(product.kernel) is not None)),
+        }
+        complaint = ""
+        try:
+            defined = (f"-D{name}={value}" for name, value in macros.items())
+            build.compile(*_SANITIZED, *defined, driver.name, "-o", f"driver_{of.suffix}")
+            command = [str(build.folder / f"driver_{of.suffix}")]
+            environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # nothing is allocated, and ptrace forbids it
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode:
+                complaint = done.stderr.strip()[:2000] or f"exit status {done.returncode}"
+        except UsageError as error:
+            complaint = str(error)
+        checks.append(_finding("sanitizers", complaint, dtype, "odd sizes"))
+    return checks

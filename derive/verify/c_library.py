@@ -1,0 +1,213 @@
+"""A compiled C product, its functions called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..hvp import product_of
+from ..targets.base import Product
+from ..targets.c import C_TYPES
+from .checks import EMBEDDINGS
+from .regimes import Array
+
+_OK, _NULL_POINTER, _MISALIGNED, _OVERLAP, _BAD_SHAPE, _BAD_PARAMETER = range(6)
+_REALS = {"float32": ctypes.c_float, "float64": ctypes.c_double}
+_LINE = 64
+_GUARD = 32  # numbers on each side of what is written
+_UNTOUCHED = 12345.0
+
+
+class Library:
+    """A `WeightedRunner` on the functions of a shared library; raises `UsageError` for a status, or for a write outside.
+
+    The loss is NaN where forward does not give that of forward_backward.
+    """
+
+    def __init__(self, path: Path, product: Product) -> None:
+        self.functions, self.stem = ctypes.CDLL(str(path)), product.objective.stem
+        self.names = [parameter.name for parameter in product.objective.parameters]
+        self.has_products = product_of(product.kernel) is not None
+
+    def __call__(
+        self,
+        x: Array,
+        x_pos: Array,
+        x_neg: Array,
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+        weights: Array | None = None,
+    ) -> tuple[Any, Sequence[Array]]:
+        batch, rows = (x, x_pos, x_neg), len(x)
+        factor = 1 / rows if reduction == "mean" else 1.0
+        (alone,) = self.call("forward", batch, parameters, outputs=[(rows,)])
+        if reduction == "mean-active":
+            (weights,) = self._over_rows("active", alone, weights, rows)
+        loss, *gradients = self.call("forward_backward", batch, parameters, self._outputs(x, 1), weights, factor)
+        loss = np.where(loss == alone, loss, np.nan)
+        if reduction != "none":
+            return self._over_rows("reduce", loss, weights, 1, factor)[0][0], gradients
+        return loss, gradients
+
+    def products(
+        self,
+        embeddings: Sequence[Array],
+        direction: Sequence[Array],
+        parameters: Mapping[str, float],
+        reduction: str = "none",
+    ) -> list[Array]:
+        """A `ProductRunner` on hvp."""
+        factor = 1 / len(embeddings[0]) if reduction == "mean" else 1.0
+        outputs = self._outputs(embeddings[0], 0)
+        return self.call("hvp", [*embeddings, *direction], parameters, outputs, None, factor)
+
+    def everything(
+        self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array, offset: int = 0
+    ) -> list[Array]:
+        """What forward_backward, and hvp if there is one, make of a batch that is so many numbers off a line."""
+        outputs = self._outputs(batch[0], 1)
+        found = self.call("forward_backward", batch, parameters, outputs, upstream, 0.5, offset)
+        if self.has_products:
+            found += self.call("hvp", [*batch, *batch[::-1]], parameters, outputs[1:], upstream, 0.5, offset)
+        return found
+
+    def use_threads(self, count: int) -> None:
+        """How many threads share the rows; raises `UsageError` in a library without OpenMP."""
+        if not hasattr(self.functions, "omp_set_num_threads"):
+            raise UsageError("the library has no OpenMP")
+        self.functions.omp_set_num_threads(count)
+
+    def _outputs(self, like: Array, losses: int) -> list[tuple[int, ...]]:
+        return [(len(like),)] * losses + [like.shape] * len(EMBEDDINGS)
+
+    def call(
+        self,
+        name: str,
+        inputs: Sequence[Array],
+        parameters: Mapping[str, float],
+        outputs: Sequence[tuple[int, ...]],
+        upstream: Array | None = None,
+        factor: float | None = None,
+        offset: int = 0,
+    ) -> list[Array]:
+        """The outputs of these shapes that a function of the header writes for a batch."""
+        dtype, (rows, dim) = inputs[0].dtype, inputs[0].shape
+        real = _REALS[dtype.name]
+        given = [_placed(array, offset) for array in inputs]
+        weights = None if upstream is None else _placed(upstream.astype(dtype), offset)
+        written = [_Guarded(shape, dtype, offset) for shape in outputs]
+        middle = [] if factor is None else [_address(weights), real(factor)]
+        self._checked(
+            f"{name}_{C_TYPES[dtype.name].suffix}",
+            *map(_address, given),
+            *middle,
+            *(_address(one.array) for one in written),
+            ctypes.c_size_t(rows),
+            ctypes.c_size_t(dim),
+            *(real(parameters[name]) for name in self.names),
+        )
+        return [one.taken(name) for one in written]
+
+    def _over_rows(self, name: str, loss: Array, weights: Array | None, size: int, *factor: float) -> list[Array]:
+        """What reduce or active makes of losses."""
+        loss = np.ascontiguousarray(loss)
+        upstream = None if weights is None else np.ascontiguousarray(weights, loss.dtype)
+        written = _Guarded((size,), loss.dtype, 0)
+        self._checked(
+            f"{name}_{C_TYPES[loss.dtype.name].suffix}",
+            _address(loss),
+            _address(upstream),
+            *map(ctypes.c_double, factor),
+            _address(written.array),
+            ctypes.c_size_t(len(loss)),
+        )
+        return [written.taken(name)]
+
+    def _checked(self, name: str, *arguments: Any) -> None:
+        if status := self._status(name, *arguments):
+            message = getattr(self.functions, f"{self.stem}_message")
+            message.restype = ctypes.c_char_p
+            raise UsageError(f"{name} returned {status}: {message(status).decode()}")
+
+    def _status(self, name: str, *arguments: Any) -> int:
+        return int(getattr(self.functions, f"{self.stem}_{name}")(*arguments))
+
+    # ------------------------------------------------------------ wrong arguments
+
+    def accepted_wrongly(self, batch: Sequence[Array], parameters: Mapping[str, float]) -> int:
+        """How many wrong calls do not return the status that the header says, and how many right ones are refused."""
+        return sum(found != wanted for found, wanted in self._tried(batch, parameters))
+
+    def _tried(self, batch: Sequence[Array], parameters: Mapping[str, float]) -> Iterator[tuple[int, int]]:
+        """The status of each call, and the one that it should return."""
+        dtype, (rows, dim) = batch[0].dtype, batch[0].shape
+        real, name = _REALS[dtype.name], f"forward_backward_{C_TYPES[dtype.name].suffix}"
+        outputs = [np.empty(rows, dtype), *(np.empty_like(array) for array in batch)]
+        constants = [real(parameters[name]) for name in self.names]
+        arrays = [_address(array) for array in (*batch, None, *outputs)]
+
+        def status(changed: Mapping[int, Any], rows: int = rows, dim: int = dim, constants: Any = constants) -> int:
+            held = [changed.get(at, array) for at, array in enumerate(arrays)]
+            sizes = ctypes.c_size_t(rows), ctypes.c_size_t(dim)
+            return self._status(name, *held[:4], real(1), *held[4:], *sizes, *constants)
+
+        null, size = ctypes.c_void_p(None), dtype.itemsize
+        yield status({}), _OK
+        yield status(dict.fromkeys(range(8), null), rows=0), _OK
+        for at in range(8):
+            yield status({at: null}), _OK if at == 3 else _NULL_POINTER
+            if at != 3:
+                yield status({at: ctypes.c_void_p(arrays[at].value + 1)}), _MISALIGNED
+        yield status({5: arrays[0]}), _OVERLAP
+        yield status({6: ctypes.c_void_p(arrays[7].value + size)}), _OVERLAP
+        yield status({4: ctypes.c_void_p(arrays[1].value + size)}), _OVERLAP
+        yield status({3: arrays[4]}), _OVERLAP
+        yield status({}, dim=0), _BAD_SHAPE
+        yield status({}, rows=-1), _BAD_SHAPE
+        yield status({}, dim=-1), _BAD_SHAPE
+        for at in range(len(constants)):
+            for wrong in (np.nan, np.inf):
+                changed = [real(wrong) if at == place else held for place, held in enumerate(constants)]
+                yield status({}, constants=changed), _BAD_PARAMETER
+
+
+class _Guarded:
+    """An array to be written, and numbers on both sides of it that must stay as they are."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, offset: int) -> None:
+        size = int(np.prod(shape))
+        self.all = _aligned(size + 2 * _GUARD + offset, dtype)
+        self.all[:] = _UNTOUCHED
+        self.start, self.stop = _GUARD + offset, _GUARD + offset + size
+        self.array = self.all[self.start : self.stop].reshape(shape)
+
+    def taken(self, name: str) -> Array:
+        """The array; raises `UsageError` if anything beside it has changed."""
+        beside = self.all[: self.start], self.all[self.stop :]
+        if any(np.any(part != _UNTOUCHED) for part in beside):
+            raise UsageError(f"{name} writes outside of its arrays")
+        return self.array
+
+
+def _aligned(size: int, dtype: Any) -> Array:
+    """Numbers that begin with a line of the cache."""
+    itemsize = np.dtype(dtype).itemsize
+    held = np.empty(size + _LINE // itemsize, dtype)
+    start = -held.ctypes.data % _LINE // itemsize
+    return held[start : start + size]
+
+
+def _placed(array: Array, offset: int) -> Array:
+    """A copy, so many numbers after the beginning of a line."""
+    held = _aligned(array.size + offset, array.dtype)[offset:].reshape(array.shape)
+    held[...] = array
+    return held
+
+
+def _address(array: Array | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)

@@ -1,0 +1,71 @@
+// Calls every function of a generated layer with batches of odd sizes, in memory of exactly their size, for
+// AddressSanitizer and UndefinedBehaviorSanitizer to watch. Macros: STEM, HEADER, REAL, SUFFIX, PARAMETERS, HAS_HVP.
+#include HEADER
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define JOIN(stem, name, suffix) stem##_##name##_##suffix
+#define NAMED(stem, name, suffix) JOIN(stem, name, suffix)
+#define CALL(name) NAMED(STEM, name, SUFFIX)
+
+enum { ARRAYS = 12 };
+
+static void expect(int status, const char *what)
+{
+    if (status == 0) return;
+    fprintf(stderr, "%s returned %d\n", what, status);
+    exit(1);
+}
+
+// Numbers of [-1, 1), the same on every run.
+static REAL next_number(void)
+{
+    static unsigned long long state = 1;
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (REAL)((double)(state >> 40) / (1 << 23) - 1);
+}
+
+// `offset` says how far from the beginning of what malloc returned a batch begins.
+static void run(size_t rows, size_t dim, size_t offset)
+{
+    REAL *held[ARRAYS], *at[ARRAYS];
+    for (int i = 0; i < ARRAYS; ++i) {
+        const size_t size = (i < 9 ? rows * dim : rows) + offset;
+        held[i] = malloc((size ? size : 1) * sizeof **held);
+        if (!held[i]) exit(1);
+        for (size_t k = 0; k < size; ++k) held[i][k] = next_number();
+        at[i] = held[i] + offset;
+    }
+    if (rows > 2) {  // squares that leave the range; no number; and a row that is left out
+        for (size_t k = 0; k < dim; ++k) at[0][k] *= sizeof(REAL) == 4 ? (REAL)1e30 : (REAL)1e200;
+        at[1][dim] = (REAL)NAN;
+        at[9][2] = 0;
+    }
+    REAL total;
+    expect(CALL(forward)(at[0], at[1], at[2], at[10], rows, dim PARAMETERS), "forward");
+    for (int weighted = 0; weighted < 2; ++weighted) {
+        const REAL *upstream = weighted ? at[9] : NULL;
+        expect(CALL(forward_backward)(at[0], at[1], at[2], upstream, 1, at[10], at[3], at[4], at[5], rows,
+                                      dim PARAMETERS), "forward_backward");
+        expect(CALL(reduce)(at[10], upstream, 1, &total, rows), "reduce");
+        expect(CALL(active)(at[10], upstream, at[11], rows), "active");
+#if HAS_HVP
+        expect(CALL(hvp)(at[0], at[1], at[2], at[6], at[7], at[8], upstream, 1, at[3], at[4], at[5], rows,
+                         dim PARAMETERS), "hvp");
+#endif
+    }
+    for (int i = 0; i < ARRAYS; ++i) free(held[i]);
+}
+
+int main(void)
+{
+    const size_t dims[] = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 255, 256, 257, 511, 512, 513, 1100 };
+    for (size_t rows = 0; rows < 5; ++rows) {
+        for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
+            for (size_t offset = 0; offset < 2; ++offset) run(rows, dims[i], offset);
+        }
+    }
+    return 0;
+}

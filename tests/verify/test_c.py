@@ -1,0 +1,176 @@
+"""Verification of C passes what is generated, fails on errors that people make, and says how far it got."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from objectives import COVER, NORMALIZED
+
+from derive_triplet import DISTANCES, LOSSES, Objective, Product, UsageError, differentiate, generate, verify
+from derive_triplet.derive.verify import c
+
+DTYPES = {"float32", "float64"}
+THOROUGH = ("l2", "softmax-mse")
+OBJECTIVES = [
+    *(Objective(DISTANCES[norm], LOSSES[loss]) for norm, loss in COVER if (norm, loss) != THOROUGH),
+    *(Objective(DISTANCES[norm], LOSSES[loss], normalize=True) for norm, loss in NORMALIZED[1:]),
+]
+IN_FULL = [
+    Objective(DISTANCES["l2"], LOSSES["softmax-mse"]),
+    Objective(DISTANCES["l2"], LOSSES["softmax-mse"], normalize=True),
+]
+
+needs_cc = pytest.mark.needs("cc")
+
+
+def made(norm: str = "l2", loss: str = "softmax-mse", **options: Any) -> Product:
+    return generate(differentiate(norm, loss), "c", **options)
+
+
+# ---------------------------------------------------------------- what is generated
+
+
+@needs_cc
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
+def test_every_layer_is_right(objective: Objective) -> None:
+    report = verify(generate(differentiate(objective), "c"))
+    assert report.passed, str(report)
+    assert report.level.startswith("run (")
+    assert report.notes == ()
+    for name in ("gradient", "weights", "wrong arguments"):
+        assert {check.dtype for check in report.checks if check.name == name} == DTYPES
+
+
+@needs_cc
+@pytest.mark.parametrize("objective", IN_FULL, ids=lambda objective: objective.stem)
+def test_thorough_verification_takes_threads_and_sanitizers(objective: Objective) -> None:
+    report = verify(generate(differentiate(objective), "c"), thorough=True)
+    assert report.passed, str(report)
+    for name in ("threads, vectors, streams", "sanitizers"):
+        assert {check.dtype for check in report.checks if check.name == name} == DTYPES
+
+
+def build(product: Product, folder: Path) -> c.Build:
+    compiler = c.find()
+    assert compiler is not None
+    return c.Build(compiler, product, folder)
+
+
+@needs_cc
+@pytest.mark.parametrize(("norm", "loss"), [("lp", "softmax-mse"), ("l1", "hinge")])
+def test_sanitizers_and_warnings_have_no_complaint(norm: str, loss: str, tmp_path: Path) -> None:
+    checks = c.sanitized(build(made(norm, loss), tmp_path))
+    assert all(check.passed for check in checks), checks
+
+
+@needs_cc
+def test_one_float_type_is_verified_alone() -> None:
+    report = verify(made("l2-squared", "hinge", dtypes=["float64"]))
+    assert report.passed
+    assert {check.dtype for check in report.checks} == {"float64", ""}
+
+
+def test_without_a_compiler_it_says_rendered_and_how_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(c.COMPILER_VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", "")
+    report = verify(made())
+    assert (report.level, report.checks) == ("rendered", ())
+    assert "cc, gcc, clang on the PATH" in report.notes[0]
+
+
+def test_a_compiler_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(c.COMPILER_VARIABLE, "no-such-cc -m64")
+    with pytest.raises(UsageError, match="CC is 'no-such-cc -m64', but there is no no-such-cc"):
+        verify(made())
+
+
+@needs_cc
+def test_the_compiler_may_have_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(c.COMPILER_VARIABLE, "cc -ffast-math")
+    with pytest.raises(UsageError, match="compile without -ffast-math"):
+        build(made(), tmp_path).library("fast", ())
+
+
+# ---------------------------------------------------------------- planted errors
+
+
+@dataclass(frozen=True)
+class Plant:
+    """In the source `old`, a regular expression, becomes `new`; `seen_by` names a check."""
+
+    name: str
+    old: str
+    new: str
+    seen_by: str
+    norm: str = "l2"
+    loss: str = "softmax-mse"
+
+    def into(self, product: Product) -> Product:
+        text = product.text(".c")
+        wrong = re.sub(self.old, self.new, text, flags=re.MULTILINE)
+        assert wrong != text, f"{self.name}: {self.old!r} is not in the text"
+        return replace(product, files=tuple(replace(f, text=wrong) if f.text is text else f for f in product.files))
+
+
+PLANTS = [
+    Plant("sign flipped", r"grad_x_pos = -u", "grad_x_pos = u", "gradient"),
+    Plant("factor 2 of the loss missing", r"= 2\.0f? \* s \* s", "= s * s", "loss"),
+    Plant("1/d unmasked", r"b == 0\.0f? \? 0\.0f? : a / b", "a / b", "gradient"),
+    Plant("wrong index", r"= row->x_neg\[k\]", "= row->x_pos[k]", "loss"),
+    Plant("last component left out", r"k < end; \+\+j", "k + 1 < end; ++j", "runs"),
+    Plant("last gradient left out", r"for \(; k < row->dim; \+\+k\)", "for (; k + 1 < row->dim; ++k)", "gradient"),
+    Plant("one gradient too many", r"for \(; k < row->dim; \+\+k\)", "for (; k <= row->dim; ++k)", "runs"),
+    Plant("scales missing", r"^ +if \((product_)?leave_the_range.*$", "", "loss"),
+    Plant("batch factor ignored", r"&row, factor \* weight", "&row, weight + 0 * factor", "mean and sum"),
+    Plant("weights ignored", r"&row, factor \* weight", "&row, factor", "weights"),
+    Plant("masked rows left to their NaN", r"weight == 0\.0(f?)\) \{", r"weight == 9.0\1) {", "weights"),
+    Plant("turn of the Hessian missing", r"^ +row->turn_pos = rate_slope.*$", "row->turn_pos = 0;", "Hessian times v"),
+    Plant("row of the neighbour", r"row\.x_pos \+= i \* dim", "row.x_pos += (i ? i - 1 : i) * dim", "gradient"),
+    Plant("null pointers taken", r"if \(!arrays\[i\]\.data\)", "if (0)", "wrong arguments"),
+    Plant("overlaps taken", r" && overlap\(arrays\[i\], arrays\[j\]\)", " && 0", "compiles"),
+    Plant("parameters not tested", r"&& isfinite\(temperature\)", "", "wrong arguments"),
+    Plant("lanes in another order of magnitude", r"\(a\[3\] \+ a\[7\]\)", "a[3]", "any order"),
+    Plant("unused variable", r"size_t k = 0;", "size_t k = 0; int unused;", "compiles"),
+]  # fmt: skip
+
+
+@needs_cc
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+def test_an_error_in_the_source_is_seen(plant: Plant) -> None:
+    dtypes = ["float64" if plant.seen_by == "Hessian times v" else "float32"]
+    report = verify(plant.into(made(plant.norm, plant.loss, dtypes=dtypes)))
+    assert plant.seen_by in {check.name for check in report.failures}, str(report)
+
+
+SANITIZED = [
+    Plant("one component too many is read", r"k < end; \+\+j, \+\+k", "k <= end; ++j, ++k", "heap-buffer-overflow"),
+    Plant("one gradient too many", r"for \(; k < row->dim; \+\+k\)", "for (; k <= row->dim; ++k)", "heap-buffer-overflow"),
+    Plant("lanes out of bounds", r"a\[3\] \+ a\[7\]", "a[3] + a[8]", "buffer-overflow"),
+    Plant("number of lanes overflows", r"TURNS = 32", "TURNS = 1 << 31", "left shift"),
+]  # fmt: skip
+
+
+@needs_cc
+@pytest.mark.parametrize("plant", SANITIZED, ids=lambda plant: plant.name)
+def test_sanitizers_see_errors(plant: Plant, tmp_path: Path) -> None:
+    (check,) = c.sanitized(build(plant.into(made(dtypes=["float64"])), tmp_path))
+    assert plant.seen_by in check.detail
+
+
+@needs_cc
+def test_results_that_depend_on_threads_vectors_or_streams_are_seen(tmp_path: Path) -> None:
+    plants = [
+        Plant("streams differ", r"_mm_stream_ps\(to \+ j, _mm_loadu_ps\(lanes \+ j\)\)", "to[j] = lanes[j]", ""),
+        Plant("threads share a row", r"SHARED_AMONG_THREADS\n", "", ""),
+    ]
+    product = made(dtypes=["float32"])
+    for number, plant in enumerate(plants):
+        (folder := tmp_path / str(number)).mkdir()
+        made_wrong = build(plant.into(product), folder)
+        plain, fast = made_wrong.library("plain", c.PLAIN), made_wrong.library("fast", c.FAST)
+        check = c.as_plain(product, "float32", plain, fast)
+        assert not check.passed or plant.name.startswith("threads"), plant.name
