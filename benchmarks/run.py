@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+import c_layer
 import click
 import measure
 import numpy_layer
 import unrolled
 
-BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "unrolled": unrolled}
+BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "c_layer": c_layer, "unrolled": unrolled}
 """By name, in the order of the page: modules with a TITLE, an ABOUT, `measure(quick)` and `charts(rows)`."""
 OTHER_PAGES = """\
 ## Caffe and CUDA

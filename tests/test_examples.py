@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import runpy
 import shutil
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from derive_triplet import differentiate, generate
-from derive_triplet.derive.verify import nvcc
+from derive_triplet.derive.targets.numpy import load
+from derive_triplet.derive.verify import c, nvcc
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -85,6 +87,49 @@ def test_cmake_builds_it(layer: Path, tmp_path: Path) -> None:
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     assert_runs(folder / "example")
+
+
+# ---------------------------------------------------------------- C
+
+
+@pytest.fixture
+def c_layer(tmp_path: Path) -> Path:
+    """A folder with the C layer that the examples call."""
+    for file in generate(differentiate("l2", "softmax-mse"), "c").files:
+        (tmp_path / Path(file.path).name).write_text(file.text, encoding="utf-8")
+    return tmp_path
+
+
+def build_c(folder: Path, *arguments: str | Path) -> None:
+    """With what the comments of the examples say, and warnings as errors."""
+    compiler = c.find()
+    assert compiler is not None
+    command = [*compiler, "-std=c11", "-O3", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I", folder, *arguments]
+    done = subprocess.run([*command, "-lm"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.needs("cc")
+def test_the_c_program_goes_downhill(c_layer: Path) -> None:
+    program = c_layer / "example"
+    build_c(c_layer, EXAMPLES / "c" / "main.c", c_layer / "triplet_softmax_mse_l2.c", "-o", program)
+    assert_runs(program)
+
+
+@pytest.mark.needs("cc")
+def test_python_calls_the_c_layer(c_layer: Path) -> None:
+    library = c_layer / "triplet.so"
+    build_c(c_layer, "-shared", "-fPIC", c_layer / "triplet_softmax_mse_l2.c", "-o", library)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "c" / "from_python.py", library], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    random.seed(0)
+    x, x_pos, x_neg = np.array([random.gauss(0, 1) for _ in range(3 * 256 * 32)], np.float32).reshape(3, 256, 32)
+    module = load(generate(differentiate("l2", "softmax-mse"), "numpy"))
+    loss, (gradient, *_) = module.value_and_grad(x, x_pos, x_neg)
+    found = [float(number) for number in re.findall(r"-?\d\.\d+", done.stdout)]
+    assert found == pytest.approx([loss, gradient[0, 0]], abs=1e-6)
 
 
 # ---------------------------------------------------------------- digits

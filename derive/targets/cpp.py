@@ -123,9 +123,7 @@ def placed_slots(
     return printed
 
 
-def declared(
-    assignments: Sequence[tuple[str, str]], kept: Mapping[str, str], real: str
-) -> Iterator[tuple[str, str]]:
+def declared(assignments: Sequence[tuple[str, str]], kept: Mapping[str, str], real: str) -> Iterator[tuple[str, str]]:
     """What is kept by its place, and variables where they get their first value, constant if it is their only one."""
     names = [name for name, _ in assignments]
     for at, (name, value) in enumerate(assignments):

@@ -66,7 +66,9 @@ def verify_c(product: Product, thorough: bool) -> Report:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
         build = Build(compiler, product, Path(name))
         plain = pool.submit(build.library, "plain", PLAIN)
-        fast, watched = (pool.submit(build.library, "fast", FAST), pool.submit(sanitized, build)) if thorough else (0, 0)
+        fast, watched = (
+            (pool.submit(build.library, "fast", FAST), pool.submit(sanitized, build)) if thorough else (0, 0)
+        )
         checks = []
         try:
             library = plain.result()
@@ -77,7 +79,7 @@ def verify_c(product: Product, thorough: bool) -> Report:
             return Report(product.target, "rendered", (_finding("compiles", str(error)),))
         if watched:
             checks += watched.result()
-        return Report(product.target, f"run ({_version(compiler)})", (_finding("compiles", ""), *checks))
+        return Report(product.target, f"run ({version(compiler)})", (_finding("compiles", ""), *checks))
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def methods(product: Product) -> Iterator[Sequence[Method]]:
         return
     with tempfile.TemporaryDirectory() as name:
         library = Build(compiler, product, Path(name)).library("plain", PLAIN)
-        about = f"the generated functions, compiled by {_version(compiler)}"
+        about = f"the generated functions, compiled by {version(compiler)}"
         yield [Method(product.target, about, dict.fromkeys(product.settings.dtypes, library))]
 
 
@@ -117,7 +119,7 @@ class Build:
         return Library(self.folder / f"{name}.so", self.product)
 
 
-def _version(compiler: Sequence[str]) -> str:
+def version(compiler: Sequence[str]) -> str:
     done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
     return done.stdout.partition("\n")[0] or shlex.join(compiler)
 
@@ -209,7 +211,10 @@ def sanitized(build: Build) -> list[Check]:
             defined = (f"-D{name}={value}" for name, value in macros.items())
             build.compile(*_SANITIZED, *defined, driver.name, "-o", f"driver_{of.suffix}")
             command = [str(build.folder / f"driver_{of.suffix}")]
-            environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # nothing is allocated, and ptrace forbids it
+            environment = {
+                **os.environ,
+                "ASAN_OPTIONS": "detect_leaks=0",
+            }  # nothing is allocated, and ptrace forbids it
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
             if done.returncode:
                 complaint = done.stderr.strip()[:2000] or f"exit status {done.returncode}"

@@ -1,8 +1,8 @@
 """Calls a generated C layer from Python, or any language with a foreign function interface, with nothing but ctypes.
 
-    derive-triplet --norm l2 --target c -o generated
-    cc -std=c11 -O3 -shared -fPIC generated/c/triplet_softmax_mse_l2.c -lm -o triplet.so
-    python examples/c/from_python.py ./triplet.so
+derive-triplet --norm l2 --target c -o generated
+cc -std=c11 -O3 -shared -fPIC generated/c/triplet_softmax_mse_l2.c -lm -o triplet.so
+python examples/c/from_python.py ./triplet.so
 """
 
 import ctypes
@@ -35,8 +35,6 @@ checked(
     )
 )
 checked(
-    library.triplet_softmax_mse_l2_reduce_f32(
-        losses, None, ctypes.c_double(1 / ROWS), ctypes.byref(mean), SIZE(ROWS)
-    )
+    library.triplet_softmax_mse_l2_reduce_f32(losses, None, ctypes.c_double(1 / ROWS), ctypes.byref(mean), SIZE(ROWS))
 )
 print(f"mean loss {mean.value:.6f}, the first component of dL/dx {gradients[0][0]:.6f}")
