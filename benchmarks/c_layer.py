@@ -19,11 +19,11 @@ from derive_triplet.derive.verify import c
 
 TITLE = "C, beside copying three arrays"
 ABOUT = """\
-Loss and gradients in float32 by `forward_backward`, and `memcpy` of three arrays as large as the embeddings with as many
-threads, on the same arrays: three are read and three written, which is the least that a layer can do. Arrays that the
-cache cannot hold are written past it, by both. Smaller ones never leave the cache; there a copy is hardly more than the
-moving of lines, and a row costs its two exponentials, roots and divisions, whatever its length. Norms with a symbol in
-the exponent call `powf` for every component. A call from Python, of about a microsecond, is part of both."""
+Loss and gradients in float32 by `forward_backward`, and `memcpy` of three arrays as large as the embeddings with as
+many threads, on the same arrays: three are read and three written, which is the least that a layer can do. Arrays that
+no cache can hold are written past it, by both. Smaller ones never leave the cache: there a copy only moves lines, and a
+row costs its exponentials, roots and divisions, however short it is. `lp` raises every component to powers, with
+`powf`. The call from Python is part of both."""
 
 COPY = "copy"
 AIM = Aim("<=", 1.3)
@@ -113,7 +113,7 @@ def measure(quick: bool) -> Result:
 def _rows(compiler: Sequence[str], folder: Path, quick: bool) -> Iterator[Row]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cases = [(MAIN, shape) for shape in (QUICK if quick else SHAPES)]
-    cases += [(objective, ONE_SHAPE) for objective in () if quick else OTHERS]
+    cases += [(objective, ONE_SHAPE) for objective in (() if quick else OTHERS)]
     built: dict[Objective, dict[str, ctypes.CDLL]] = {}
     for objective, shape in cases:
         product = generate(differentiate(objective), "c", dtypes=["float32"])
@@ -152,4 +152,5 @@ def _libraries(compiler: Sequence[str], product: Product, folder: Path) -> dict[
 def charts(rows: Sequence[Row]) -> list[Chart]:
     of = f"{MAIN.stem.removeprefix('triplet_')}, "
     main = tuple(row for row in rows if row.point.startswith(of) and row.subject != COPY)
-    return [Chart("softmax-mse on l2, float32", "components in a batch", "time over that of the copy", main, ratios=True)]
+    title, y = "softmax-mse on l2, float32", "time over that of the copy"
+    return [Chart(title, "components in a batch", y, main, ratios=True)]

@@ -30,9 +30,9 @@ from .highprecision import loss_value, smooth_piece, zeros
 _CPP_WORDS = (
     "alignas alignof and asm auto bool break case catch char class compl concept const constexpr continue decltype "
     "default delete do double else enum errno explicit export extern false float for friend goto if inline int long "
-    "mutable namespace new noexcept not nullptr operator or private protected public register requires restrict return short "
-    "signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned using "
-    "virtual void volatile while xor"
+    "mutable namespace new noexcept not nullptr operator or private protected public register requires restrict return "
+    "short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned "
+    "using virtual void volatile while xor"
 )
 # ---------------------------------------------------------------- from text
 

@@ -66,10 +66,9 @@ def verify_c(product: Product, thorough: bool) -> Report:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
         build = Build(compiler, product, Path(name))
         plain = pool.submit(build.library, "plain", PLAIN)
-        fast, watched = (
-            (pool.submit(build.library, "fast", FAST), pool.submit(sanitized, build)) if thorough else (0, 0)
-        )
-        checks = []
+        fast = pool.submit(build.library, "fast", FAST) if thorough else None
+        watched = pool.submit(sanitized, build) if thorough else None
+        checks: list[Check] = []
         try:
             library = plain.result()
             checks += _executed(product, library, thorough)
@@ -151,9 +150,8 @@ def _executed(product: Product, library: Library, thorough: bool) -> Iterator[Ch
     for dtype in dtypes:
         yield from weighting_checks(library, dtype, values)
         batch = _batch(dtype, 6, 25)
-        yield _exactly(
-            "NaN stays in its row", dtype, lambda: differing_beside_bad_rows(partial(_results, library, values), batch)
-        )
+        isolated = partial(differing_beside_bad_rows, partial(_results, library, values), batch)
+        yield _exactly("NaN stays in its row", dtype, isolated)
         yield Check("wrong arguments", "each", dtype, library.accepted_wrongly(batch, values), 0, unit="accepted")
 
 

@@ -24,9 +24,10 @@ _UNTOUCHED = 12345.0
 
 
 class Library:
-    """A `WeightedRunner` on the functions of a shared library; raises `UsageError` for a status, or for a write outside.
+    """A `WeightedRunner` on the functions of a shared library.
 
-    The loss is NaN where forward does not give that of forward_backward.
+    Raises `UsageError` for a call that is refused, and for a number written beside an array. The loss is NaN where
+    forward does not give that of forward_backward.
     """
 
     def __init__(self, path: Path, product: Product) -> None:

@@ -1,8 +1,7 @@
-"""Calls a generated C layer from Python, or any language with a foreign function interface, with nothing but ctypes.
+"""Calls a generated C layer from Python, as any language with a foreign function interface can; here it is ctypes.
 
-derive-triplet --norm l2 --target c -o generated
-cc -std=c11 -O3 -shared -fPIC generated/c/triplet_softmax_mse_l2.c -lm -o triplet.so
-python examples/c/from_python.py ./triplet.so
+Make the layer with `derive-triplet --norm l2 --target c -o generated`, and a library of it with
+`cc -std=c11 -O3 -shared -fPIC generated/c/triplet_softmax_mse_l2.c -lm -o triplet.so`; the argument is that library.
 """
 
 import ctypes

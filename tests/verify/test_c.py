@@ -148,7 +148,7 @@ def test_an_error_in_the_source_is_seen(plant: Plant) -> None:
 
 SANITIZED = [
     Plant("one component too many is read", r"k < end; \+\+j, \+\+k", "k <= end; ++j, ++k", "heap-buffer-overflow"),
-    Plant("one gradient too many", r"for \(; k < row->dim; \+\+k\)", "for (; k <= row->dim; ++k)", "heap-buffer-overflow"),
+    Plant("one gradient too many", r"; k < row->dim; \+\+k", "; k <= row->dim; ++k", "heap-buffer-overflow"),
     Plant("lanes out of bounds", r"a\[3\] \+ a\[7\]", "a[3] + a[8]", "buffer-overflow"),
     Plant("number of lanes overflows", r"TURNS = 32", "TURNS = 1 << 31", "left shift"),
 ]  # fmt: skip
