@@ -142,10 +142,10 @@ def _libraries(compiler: Sequence[str], product: Product, folder: Path) -> dict[
     stem = product.objective.stem
     libraries = {}
     for number, options in enumerate(OPTIONS):
-        build.compile(*options.split(), "-shared", "-fPIC", "-o", f"{stem}_{number}.so")
+        build.compile(*options.split(), "-shared", "-fPIC", build.source, "-o", f"{stem}_{number}.so")
         libraries[options] = ctypes.CDLL(str(folder / f"{stem}_{number}.so"))
     (folder / "copy.c").write_text(COPY_SOURCE, encoding="utf-8")
-    build.compile("-O2", "-fopenmp", "copy.c", "-shared", "-fPIC", "-Wno-sign-conversion", "-o", "copy.so")
+    build.compile("-O2", "-fopenmp", "-shared", "-fPIC", "copy.c", "-o", "copy.so")
     return {COPY: ctypes.CDLL(str(folder / "copy.so")), **libraries}
 
 

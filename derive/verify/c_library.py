@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from ..targets.c import C_TYPES
 from .checks import EMBEDDINGS
 from .regimes import Array
 
-_OK, _NULL_POINTER, _MISALIGNED, _OVERLAP, _BAD_SHAPE, _BAD_PARAMETER = range(6)
 _REALS = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 _LINE = 64
 _GUARD = 32  # numbers on each side of what is written
@@ -130,51 +129,10 @@ class Library:
         return [written.taken(name)]
 
     def _checked(self, name: str, *arguments: Any) -> None:
-        if status := self._status(name, *arguments):
+        if status := getattr(self.functions, f"{self.stem}_{name}")(*arguments):
             message = getattr(self.functions, f"{self.stem}_message")
             message.restype = ctypes.c_char_p
             raise UsageError(f"{name} returned {status}: {message(status).decode()}")
-
-    def _status(self, name: str, *arguments: Any) -> int:
-        return int(getattr(self.functions, f"{self.stem}_{name}")(*arguments))
-
-    # ------------------------------------------------------------ wrong arguments
-
-    def accepted_wrongly(self, batch: Sequence[Array], parameters: Mapping[str, float]) -> int:
-        """How many wrong calls do not return the status that the header says, and how many right ones are refused."""
-        return sum(found != wanted for found, wanted in self._tried(batch, parameters))
-
-    def _tried(self, batch: Sequence[Array], parameters: Mapping[str, float]) -> Iterator[tuple[int, int]]:
-        """The status of each call, and the one that it should return."""
-        dtype, (rows, dim) = batch[0].dtype, batch[0].shape
-        real, name = _REALS[dtype.name], f"forward_backward_{C_TYPES[dtype.name].suffix}"
-        outputs = [np.empty(rows, dtype), *(np.empty_like(array) for array in batch)]
-        constants = [real(parameters[name]) for name in self.names]
-        arrays = [_address(array) for array in (*batch, None, *outputs)]
-
-        def status(changed: Mapping[int, Any], rows: int = rows, dim: int = dim, constants: Any = constants) -> int:
-            held = [changed.get(at, array) for at, array in enumerate(arrays)]
-            sizes = ctypes.c_size_t(rows), ctypes.c_size_t(dim)
-            return self._status(name, *held[:4], real(1), *held[4:], *sizes, *constants)
-
-        null, size = ctypes.c_void_p(None), dtype.itemsize
-        yield status({}), _OK
-        yield status(dict.fromkeys(range(8), null), rows=0), _OK
-        for at in range(8):
-            yield status({at: null}), _OK if at == 3 else _NULL_POINTER
-            if at != 3:
-                yield status({at: ctypes.c_void_p(arrays[at].value + 1)}), _MISALIGNED
-        yield status({5: arrays[0]}), _OVERLAP
-        yield status({6: ctypes.c_void_p(arrays[7].value + size)}), _OVERLAP
-        yield status({4: ctypes.c_void_p(arrays[1].value + size)}), _OVERLAP
-        yield status({3: arrays[4]}), _OVERLAP
-        yield status({}, dim=0), _BAD_SHAPE
-        yield status({}, rows=-1), _BAD_SHAPE
-        yield status({}, dim=-1), _BAD_SHAPE
-        for at in range(len(constants)):
-            for wrong in (np.nan, np.inf):
-                changed = [real(wrong) if at == place else held for place, held in enumerate(constants)]
-                yield status({}, constants=changed), _BAD_PARAMETER
 
 
 class _Guarded:

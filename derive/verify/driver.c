@@ -1,5 +1,6 @@
 // Calls every function of a generated layer with batches of odd sizes, in memory of exactly their size, for
-// AddressSanitizer and UndefinedBehaviorSanitizer to watch. Macros: STEM, HEADER, REAL, SUFFIX, PARAMETERS, HAS_HVP.
+// AddressSanitizer and UndefinedBehaviorSanitizer to watch; and with wrong arguments, which must be refused.
+// Macros: STEM, HEADER, REAL, SUFFIX, HAS_HVP, PARAMETERS, and WRONG_PARAMETERS, a WRONG(...) for each such list.
 #include HEADER
 
 #include <math.h>
@@ -11,13 +12,16 @@
 #define CALL(name) NAMED(STEM, name, SUFFIX)
 
 enum { ARRAYS = 12 };
+enum { OK, NULL_POINTER, MISALIGNED, OVERLAP, BAD_SHAPE, BAD_PARAMETER };
 
-static void expect(int status, const char *what)
+static void is(int status, int wanted, const char *what)
 {
-    if (status == 0) return;
-    fprintf(stderr, "%s returned %d\n", what, status);
+    if (status == wanted) return;
+    fprintf(stderr, "%s returned %d, not %d\n", what, status, wanted);
     exit(1);
 }
+
+static void expect(int status, const char *what) { is(status, OK, what); }
 
 // Numbers of [-1, 1), the same on every run.
 static REAL next_number(void)
@@ -59,8 +63,50 @@ static void run(size_t rows, size_t dim, size_t offset)
     for (int i = 0; i < ARRAYS; ++i) free(held[i]);
 }
 
+// x, x_pos, x_neg, upstream, loss and the gradients.
+static int tried(void *const *at, size_t rows, size_t dim)
+{
+    return CALL(forward_backward)(at[0], at[1], at[2], at[3], 1, at[4], at[5], at[6], at[7], rows, dim PARAMETERS);
+}
+
+static int with(void *const *right, int changed, void *pointer)
+{
+    void *at[8];
+    for (int i = 0; i < 8; ++i) at[i] = i == changed ? pointer : right[i];
+    return tried(at, 3, 5);
+}
+
+static void refuse(void)
+{
+    REAL numbers[8][15];
+    void *at[8], *const none[8] = { 0 };
+    for (int i = 0; i < 8; ++i) {
+        at[i] = numbers[i];
+        for (int k = 0; k < 15; ++k) numbers[i][k] = next_number();
+    }
+    is(tried(at, 3, 5), OK, "a right call");
+    is(tried(none, 0, 5), OK, "no rows");
+    is(with(at, 3, NULL), OK, "no upstream");
+    for (int i = 0; i < 8; ++i) {
+        if (i != 3) is(with(at, i, NULL), NULL_POINTER, "a null pointer");
+        is(with(at, i, (char *)at[i] + 1), MISALIGNED, "a misaligned pointer");
+    }
+    is(with(at, 5, at[0]), OVERLAP, "a gradient in the place of x");
+    is(with(at, 6, numbers[7] + 1), OVERLAP, "gradients that overlap");
+    is(with(at, 4, numbers[1] + 14), OVERLAP, "a loss in the last of x_pos");
+    is(with(at, 3, at[4]), OVERLAP, "upstream in the place of the loss");
+    is(tried(at, 3, 0), BAD_SHAPE, "no components");
+    is(tried(at, (size_t)-1, 5), BAD_SHAPE, "minus one row");
+    is(tried(at, 3, (size_t)-1), BAD_SHAPE, "minus one component");
+#define WRONG(...) \
+    is(CALL(forward_backward)(at[0], at[1], at[2], NULL, 1, at[4], at[5], at[6], at[7], 3, 5, __VA_ARGS__), \
+       BAD_PARAMETER, "parameters " #__VA_ARGS__);
+    WRONG_PARAMETERS
+}
+
 int main(void)
 {
+    refuse();
     const size_t dims[] = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 255, 256, 257, 511, 512, 513, 1100 };
     for (size_t rows = 0; rows < 5; ++rows) {
         for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
