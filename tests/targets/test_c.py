@@ -67,7 +67,8 @@ def test_lines_fit_and_names_are_those_of_the_objective(objective: Objective) ->
     product = made(objective)
     assert [file.path for file in product.files] == [f"c/{objective.stem}.h", f"c/{objective.stem}.c"]
     for file in product.files:
-        assert max(map(len, file.text.splitlines())) <= 120
+        own = [line for line in file.text.splitlines() if not line.startswith("//     ")]  # which are formulas
+        assert max(map(len, own)) <= 120
         assert not re.search(r"[ \t]$|\n\n\n", file.text, re.MULTILINE)
     declared = set(re.findall(r"^int (\w+)\($", product.text(".h"), re.MULTILINE))
     assert declared == set(re.findall(r"^int (\w+)\($", product.text(".c"), re.MULTILINE))
