@@ -29,7 +29,7 @@ COPY = "copy"
 AIM = Aim("<=", 1.3)
 SHAPES = ((256, 128), (1024, 256), (4096, 512), (16384, 1024))
 QUICK = SHAPES[:2]
-OPTIONS = {"-O3 -march=native -fopenmp": (1,), "-O3 -march=native -fno-math-errno -fopenmp": (1, 2), "-O2": (1,)}
+OPTIONS = {"-O3 -march=native -fopenmp": (1, 2), "-O2": (1,)}
 """What the layer is compiled with, and with how many threads it is run."""
 MAIN = Objective(DISTANCES["l2"], LOSSES["softmax-mse"])
 OTHERS = (

@@ -178,7 +178,7 @@ def as_plain(product: Product, dtype: str, plain: Library, fast: Library) -> Che
         count = 0
         for rows, dim in _SHAPES:
             batch = _batch(dtype, rows, dim)
-            upstream = np.arange(rows) % 3
+            upstream = (np.arange(rows) % 3).astype(dtype)
             wanted = plain.everything(batch, values, upstream)
             for threads in _THREADS:
                 fast.use_threads(threads)

@@ -83,7 +83,7 @@ class Library:
         self.functions.omp_set_num_threads(count)
 
     def _outputs(self, like: Array, losses: int) -> list[tuple[int, ...]]:
-        return [(len(like),)] * losses + [like.shape] * len(EMBEDDINGS)
+        return [*[(len(like),)] * losses, *[like.shape] * len(EMBEDDINGS)]
 
     def call(
         self,
