@@ -62,7 +62,8 @@ _OF_MATH_H = {
     "absolute": "fabs",
 }
 _OURS = {
-    **{name: name for name in ("sigmoid", "softplus", "positive_part", "step", "masked_ratio", "select", "sign")},
+    **{name: name for name in ("sigmoid", "softplus", "positive_part", "step", "sign", "select")},
+    **{name: name for name in ("masked_ratio", "masked_power", "attains")},
     "signum": "sign",
     "logaddexp": "log_of_sum_of_exponentials",
 }
@@ -90,10 +91,14 @@ class CPrinter(ShortLines, InfixPrinter):
     def decimal(self, text: str) -> str:
         return f"{text}{self.of.letter}"
 
+    def _print_rounded(self, expr: Any) -> tuple[str, int]:
+        factors = ", ".join(map(self, expr.args[0].as_two_terms()))
+        return f"rounded_product_{self.of.suffix}({factors})", ATOM
+
 
 class CTarget(Target):
     name = "c"
-    title = "C11 (.h, .c), with OpenMP where it is enabled: forward, forward_backward, hvp (not on lp)"
+    title = "C11 (.h, .c), with OpenMP where it is enabled: forward, forward_backward, hvp"
     templates = {"layer.h.jinja": "{stem}.h", "layer.c.jinja": "{stem}.c"}
     executable = True
 
