@@ -19,7 +19,7 @@ import measure
 import numpy_layer
 import unrolled
 
-BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "c_layer": c_layer, "unrolled": unrolled}
+BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "c": c_layer, "unrolled": unrolled}
 """By name, in the order of the page: modules with a TITLE, an ABOUT, `measure(quick)` and `charts(rows)`."""
 OTHER_PAGES = """\
 ## Caffe and CUDA
