@@ -17,9 +17,15 @@ import c_layer
 import click
 import measure
 import numpy_layer
+import tool_time
 import unrolled
 
-BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "c": c_layer, "unrolled": unrolled}
+BENCHMARKS: dict[str, ModuleType] = {
+    "numpy": numpy_layer,
+    "c": c_layer,
+    "tool": tool_time,
+    "unrolled": unrolled,
+}
 """By name, in the order of the page: modules with a TITLE, an ABOUT, `measure(quick)` and `charts(rows)`."""
 OTHER_PAGES = """\
 ## Caffe and CUDA
@@ -64,7 +70,8 @@ def run(name: str, quick: bool, folder: Path) -> None:
     module = BENCHMARKS[name]
     result = module.measure(quick)
     try:
-        measure.draw(module.charts(result.rows), folder / f"{name}.svg")
+        if charts := module.charts(result.rows):
+            measure.draw(charts, folder / f"{name}.svg")
     except ModuleNotFoundError as error:
         (folder / f"{name}.svg").unlink(missing_ok=True)
         measure.say(f"{name}: no plot, {error.name} is not installed")

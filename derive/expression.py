@@ -31,7 +31,8 @@ FUNCTIONS: Mapping[str, int] = MappingProxyType(
 )
 """How many arguments each function takes. The first of `where` is a comparison: ``where(a < b, value, otherwise)``."""
 
-_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_Operation = Callable[[Any, Any], Any]
+_OPERATORS: dict[type[ast.operator], _Operation] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -136,6 +137,10 @@ class Definition:
     def __post_init__(self) -> None:
         _Validator(self).check(self._tree)
 
+    def __reduce__(self) -> tuple[type[Definition], tuple[Any, ...]]:
+        """Another process reads the text again, for functions cannot be sent."""
+        return type(self), (self.text, self.scalars, self.vectors)
+
     @cached_property
     def source(self) -> str:
         """The text without its common indentation; positions in errors count from here."""
@@ -236,33 +241,34 @@ class Definition:
                 negated = self._meaning(operand)
                 return lambda scope: -negated(scope)
             case ast.BinOp(left=left, op=op, right=right):
-                operation, first, second = _OPERATORS[type(op)], self._meaning(left), self._meaning(right)
-                return self._located(node, lambda scope: (first(scope), second(scope)), lambda _: operation)
+                return self._operation(node, _OPERATORS[type(op)], self._meaning(left), self._meaning(right))
             case ast.Call(func=ast.Name(id="where"), args=[ast.Compare() as condition, value, otherwise]):
                 return self._selection(condition, self._meaning(value), self._meaning(otherwise))
             case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
                 inside = self._meaning(term)
                 return lambda scope: scope.algebra.reduce(kind, lambda k: inside(scope.at(k)))
             case ast.Call(func=ast.Name(id=name), args=args):
-                arguments = [self._meaning(argument) for argument in _numbers_first(name, args)]
-                return self._located(
-                    node,
-                    lambda scope: [argument(scope) for argument in arguments],
-                    lambda scope: scope.algebra.functions[name],
-                )
+                return self._call(node, name, [self._meaning(argument) for argument in _numbers_first(name, args)])
         raise AssertionError(f"validated node {ast.dump(node)}")
 
-    def _located(
-        self, node: ast.expr, arguments: _Meaning, function: Callable[[_Scope], Callable[..., Any]]
-    ) -> _Meaning:
-        """The function of the arguments; where it has no value, its error gets the reason and the place as a note."""
-
+    def _operation(self, node: ast.expr, operation: _Operation, first: _Meaning, second: _Meaning) -> _Meaning:
         def meaning(scope: _Scope) -> Any:
-            values = arguments(scope)
+            a, b = first(scope), second(scope)
             try:
-                return function(scope)(*values)
+                return operation(a, b)
             except (ArithmeticError, ValueError) as error:
-                error.add_note(f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}")
+                error.add_note(_place(node, error))
+                raise
+
+        return meaning
+
+    def _call(self, node: ast.expr, name: str, arguments: Sequence[_Meaning]) -> _Meaning:
+        def meaning(scope: _Scope) -> Any:
+            values = [argument(scope) for argument in arguments]
+            try:
+                return scope.algebra.functions[name](*values)
+            except (ArithmeticError, ValueError) as error:
+                error.add_note(_place(node, error))
                 raise
 
         return meaning
@@ -281,6 +287,11 @@ class Definition:
             return scope.algebra.functions["where"](difference, lambda: value(scope), lambda: otherwise(scope))
 
         return meaning
+
+
+def _place(node: ast.expr, error: Exception) -> str:
+    """Where a node is that has no value, and why."""
+    return f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}"
 
 
 def _reason(node: ast.expr, error: Exception) -> str:
