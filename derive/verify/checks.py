@@ -257,8 +257,10 @@ def cached_reference(objective: Objective, regime: Regime, row: int) -> Referenc
 def _key(objective: Objective, regime: Regime, row: int) -> tuple[Any, ...]:
     """All that a reference depends on."""
     held = slice(None) if regime.columns is None else list(regime.columns)
-    others = (0.0,) * bool(regime.copies)
-    rows = tuple((*(float(c) for c in embedding[row][held]), *others) for embedding in regime.embeddings)
+    alike = [int(at) for at in np.delete(np.arange(regime.x.shape[1]), held)[: bool(regime.copies)]]
+    rows = tuple(
+        tuple(float(c) for c in (*embedding[row][held], *embedding[row][alike])) for embedding in regime.embeddings
+    )
     return objective, rows, tuple(sorted(regime.parameters.items())), regime.copies
 
 
