@@ -27,7 +27,7 @@ RESERVED = frozenset(
     }
 )
 _RESERVED = re.compile(
-    r"(t|z|s|q)\d+|(weight|slope|sum|max|count|winner|root|largest|share|power|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
+    r"(t|z|s|q)\d+|(weight|slope|sum|max|count|pick|root|largest|share|power|scale|scaled|unscaled)_?(pos|neg|swap|\d).*"
     r"|(direction|inverse|steep|over|pace|bent|pull)_(pos|neg|swap).*|(rate|turn|stretch)_.*|h_x.*"
     r"|(scale|scaled|unscaled|dscaled|dunit|dpower)_(delta|sum|square|rate|root|turn|power|x|z|pos|neg).*"
     r"|np|parameters|row|sums|exponent_.*"

@@ -50,10 +50,10 @@ def lower(derivation: Derivation) -> RowKernel:
     scalars += [
         Assignment(name, slopes[which].result) for which, name in slope_names.items() if isinstance(name, sp.Symbol)
     ]
-    weights, winners, maps = _weights_and_maps(derivation, slope_names)
+    weights, picks, maps = _weights_and_maps(derivation, slope_names)
     kernel = RowKernel(
         objective=derivation.objective,
-        components=(*(Assignment(symbol, meaning) for symbol, meaning in _DIFFERENCES.items()), *winners),
+        components=(*(Assignment(symbol, meaning) for symbol, meaning in _DIFFERENCES.items()), *picks),
         stages=(Stage(tuple(reductions), (*scalars, *weights)),),
         loss=_LOSS,
         weights=tuple(weight.symbol for weight in weights),
@@ -161,7 +161,7 @@ def _weights_and_maps(
     """
     weights: dict[sp.Expr, sp.Symbol] = {}
     parts: dict[str, list[tuple[sp.Expr, sp.Expr]]] = {}
-    winners: dict[sp.Expr, sp.Symbol] = {}
+    picks: dict[sp.Expr, sp.Symbol] = {}
     order = ("x_pos", "x_neg", "x")
     sums = {total: name for which in derivation.loss.slopes for total, name in _sum_names(derivation, which).items()}
     coefficients = {
@@ -182,17 +182,17 @@ def _weights_and_maps(
             sign = 1 if magnitude == coefficient else -1
             elementwise = _component(term.elementwise.xreplace(sums))
             if elementwise.has(attains):
-                taken = {symbol.name for symbol in winners.values()}
-                names = (f"winner_{str(term.slope)[2:]}{number or ''}" for number in range(len(taken) + 1))
+                taken = {symbol.name for symbol in picks.values()}
+                names = (f"pick_{str(term.slope)[2:]}{number or ''}" for number in range(len(taken) + 1))
                 free = next(own for own in names if own not in taken)
-                elementwise = winners.setdefault(elementwise, sp.Symbol(free, real=True))
+                elementwise = picks.setdefault(elementwise, sp.Symbol(free, real=True))
             parts[name].append((sign * weights[magnitude], elementwise))
     assignments = [Assignment(symbol, _masked(magnitude)) for magnitude, symbol in weights.items()]
     maps = [
         Assignment(sp.Symbol(f"grad_{name}", real=True), sp.Add(*(w * factor for w, factor in parts[name])))
         for name in symbols.EMBEDDINGS
     ]
-    return assignments, [Assignment(symbol, factor) for factor, symbol in winners.items()], maps
+    return assignments, [Assignment(symbol, factor) for factor, symbol in picks.items()], maps
 
 
 def _coefficient(

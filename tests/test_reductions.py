@@ -177,9 +177,7 @@ WINNER = "(np.arange(u.shape[1]) == np.argmax(np.abs(u), axis=1)[:, None])"
 def test_a_winner_that_takes_all_is_seen() -> None:
     right = product(HINGE, "numpy")
     (file,) = right.files
-    wrong = file.text.replace("_attains(np.abs(u), d_pos[:, None]) *", f"{WINNER} *").replace(
-        "slope / count_pos", "slope"
-    )
+    wrong = file.text.replace("_attains(np.abs(u), d_pos) *", f"{WINNER} *").replace("slope / count_pos", "slope")
     assert wrong.count("np.argmax") == 1
     report = verify(replace(right, files=(replace(file, text=wrong),)))
     assert "ties of components" in {check.regime for check in report.checks if not check.passed}

@@ -460,6 +460,8 @@ def test_parallel_embeddings_are_close_whatever_their_lengths(norm: str, dtype: 
 
     bound = 2 * 7**0.5  # of l1, whose gradient has length sqrt(n)
     assert longest(load(made)) <= bound
+    if norm == "linf":  # of which no differences are kept
+        return
     # as if they were computed anew for the gradient, in float32
     wrong = planted(made, '"""The gradients of each row."""', "u += 1e-7 * unit_x")
     assert bool(longest(wrong) > bound) == ((norm, dtype) == ("l2", "float64"))
