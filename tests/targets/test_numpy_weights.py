@@ -186,7 +186,7 @@ def test_products_are_weighted_as_gradients_are(module: ModuleType, reduction: s
     ("old", "new", "reduction"),
     [
         ("into, factors[rows])", "into, 1 + factors[rows])", "sum"),
-        ("constants + [factors[rows] * number", "constants + [number", "none"),
+        ("np.asarray(factors[rows] * n,", "np.asarray(n,", "none"),
         (
             "factors = _factors(*inputs[:3], weights, reduction",
             'factors = _factors(*inputs[:3], weights, "sum"',

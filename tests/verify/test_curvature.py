@@ -186,9 +186,9 @@ PLANTS = [
     Plant(
         "slope beyond the kink", r"np\.heaviside\(z, 0\.0\)", "np.heaviside(z, 1.0)", norm="l2-squared", loss="hinge"
     ),
-    Plant("a power of 0 unmasked", r"np\.where\(\(a == 0\).*", "np.power(a, b)", norm="lp"),
+    Plant("a power of 0 unmasked", r"np\.where\(\(a == 0\).*", "np.power(a, np.full(a.shape, b))", norm="lp"),
     Plant("a power of 0 that is always 0", r"\(a == 0\) & \(b < 0\)", "a == 0", norm="lp"),
-    Plant("a power more", r"exponent_p / 2 - 1", "exponent_p / 2", norm="lp"),
+    Plant("a power more", r"exponent_p\[:, None\] / 2 - 1", "exponent_p[:, None] / 2", norm="lp"),
     Plant("an exponent dropped", r"du \* \(exponent_p - 1\)", "du", norm="lp"),
     Plant("another exponent", r"rate_pos \* t\d", "rate_pos * p", norm="lp"),
     Plant("tangent of a p-norm dropped", r"slope \* _masked_ratio\(pull_pos.*", "0", norm="lp"),
