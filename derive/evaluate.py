@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import mpmath
@@ -82,12 +83,18 @@ def _symbol(expr: sp.Symbol, point: Point) -> Any:
     raise NotImplementedError(f"the point gives no value to {expr}")
 
 
+@cache  # SymPy makes each anew
+def in_abbreviations(component: sp.Indexed) -> sp.Indexed:
+    """The component of the same vector or matrix that has a meaning where it is an abbreviation: u[k], or u[k, l]."""
+    return component.base[_INDICES[: len(component.indices)]]
+
+
 def _indexed(expr: sp.Indexed, point: Point) -> Any:
     """A component; that of an abbreviated vector is what the abbreviation of its k-th says."""
-    named, at = _INDICES[: len(expr.indices)], [int(evaluate(index, point)) for index in expr.indices]
-    if (meaning := point.abbreviations.get(expr.base[named])) is None:
+    at = [int(evaluate(index, point)) for index in expr.indices]
+    if (meaning := point.abbreviations.get(in_abbreviations(expr))) is None:
         return point.vectors[expr.base.label.name][at[0] - 1]
-    for index, value in zip(named, at, strict=True):
+    for index, value in zip(_INDICES, at, strict=False):
         point = point.at(index, value)
     return evaluate(meaning, point)
 

@@ -31,7 +31,8 @@ FUNCTIONS: Mapping[str, int] = MappingProxyType(
 )
 """How many arguments each function takes. The first of `where` is a comparison: ``where(a < b, value, otherwise)``."""
 
-_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_Operation = Callable[[Any, Any], Any]
+_OPERATORS: dict[type[ast.operator], _Operation] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -236,34 +237,33 @@ class Definition:
                 negated = self._meaning(operand)
                 return lambda scope: -negated(scope)
             case ast.BinOp(left=left, op=op, right=right):
-                operation, first, second = _OPERATORS[type(op)], self._meaning(left), self._meaning(right)
-                return self._located(node, lambda scope: (first(scope), second(scope)), lambda _: operation)
+                return self._operation(node, _OPERATORS[type(op)], self._meaning(left), self._meaning(right))
             case ast.Call(func=ast.Name(id="where"), args=[ast.Compare() as condition, value, otherwise]):
                 return self._selection(condition, self._meaning(value), self._meaning(otherwise))
             case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
                 inside = self._meaning(term)
                 return lambda scope: scope.algebra.reduce(kind, lambda k: inside(scope.at(k)))
             case ast.Call(func=ast.Name(id=name), args=args):
-                arguments = [self._meaning(argument) for argument in _numbers_first(name, args)]
-                return self._located(
-                    node,
-                    lambda scope: [argument(scope) for argument in arguments],
-                    lambda scope: scope.algebra.functions[name],
-                )
+                return self._call(node, name, [self._meaning(argument) for argument in _numbers_first(name, args)])
         raise AssertionError(f"validated node {ast.dump(node)}")
 
-    def _located(
-        self, node: ast.expr, arguments: _Meaning, function: Callable[[_Scope], Callable[..., Any]]
-    ) -> _Meaning:
-        """The function of the arguments; where it has no value, its error gets the reason and the place as a note."""
-
+    def _operation(self, node: ast.expr, operation: _Operation, first: _Meaning, second: _Meaning) -> _Meaning:
         def meaning(scope: _Scope) -> Any:
-            values = arguments(scope)
+            a, b = first(scope), second(scope)
             try:
-                return function(scope)(*values)
+                return operation(a, b)
             except (ArithmeticError, ValueError) as error:
-                error.add_note(f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}")
-                raise
+                raise _located(error, node)
+
+        return meaning
+
+    def _call(self, node: ast.expr, name: str, arguments: Sequence[_Meaning]) -> _Meaning:
+        def meaning(scope: _Scope) -> Any:
+            values = [argument(scope) for argument in arguments]
+            try:
+                return scope.algebra.functions[name](*values)
+            except (ArithmeticError, ValueError) as error:
+                raise _located(error, node)
 
         return meaning
 
@@ -281,6 +281,12 @@ class Definition:
             return scope.algebra.functions["where"](difference, lambda: value(scope), lambda: otherwise(scope))
 
         return meaning
+
+
+def _located(error: Exception, node: ast.expr) -> Exception:
+    """An error of a function that has no value at its arguments, with the reason and the place as a note."""
+    error.add_note(f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}")
+    return error
 
 
 def _reason(node: ast.expr, error: Exception) -> str:

@@ -97,15 +97,20 @@ def distance_value(
 ) -> Any:
     """d(x, y) for two sequences of mpmath numbers, the last of which stands for so many equal components."""
     if distance.on_units and not (any(x) and any(y)):  # the definition has no value there
-        return value_on_units(distance, unit(x), unit(y), parameters, largest)
+        return value_on_units(distance, unit(x, copies), unit(y, copies), parameters, copies, largest)
     return _read_distance(distance, distance.formula, x, y, parameters, copies, largest)
 
 
 def value_on_units(
-    distance: Distance, x: Sequence[Any], y: Sequence[Any], parameters: Mapping[str, Any], largest: Largest = max
+    distance: Distance,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    parameters: Mapping[str, Any],
+    copies: int = 1,
+    largest: Largest = max,
 ) -> Any:
     """The distance of two unit vectors, or zero vectors, as a function of their components."""
-    return _read_distance(distance, distance.derived, x, y, parameters, 1, largest)
+    return _read_distance(distance, distance.derived, x, y, parameters, copies, largest)
 
 
 def _read_distance(
@@ -124,9 +129,10 @@ def _read_distance(
     return formula.read(algebra, _own(distance, parameters), vectors)
 
 
-def unit(x: Sequence[Any]) -> list[Any]:
-    """x / |x|, and 0 for 0."""
-    norm = mpmath.sqrt(mpmath.fsum(component**2 for component in x))
+def unit(x: Sequence[Any], copies: int = 1) -> list[Any]:
+    """x / |x|, and 0 for 0; the last component stands for so many equal ones."""
+    squares = [component**2 for component in x]
+    norm = mpmath.sqrt(mpmath.fsum([*squares, (copies - 1) * squares[-1]]))
     return [component / norm if norm else component for component in x]
 
 
@@ -140,7 +146,7 @@ def distance_between(
 ) -> Any:
     """The distance of two embeddings, which are normalized before if the objective says so."""
     if objective.normalize:
-        x, y = unit(x), unit(y)
+        x, y = unit(x, copies), unit(y, copies)
     return distance_value(objective.distance, x, y, parameters, copies, largest)
 
 

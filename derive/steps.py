@@ -16,7 +16,7 @@ from sympy.concrete.delta import deltasummation
 
 from . import symbols
 from .errors import StepError
-from .evaluate import Point, evaluate
+from .evaluate import Point, evaluate, in_abbreviations
 from .functions import Node, expand_nodes
 from .reductions import REDUCTIONS
 
@@ -97,9 +97,9 @@ def _with_meanings(expr: sp.Expr, meanings: Mapping[sp.Expr, sp.Expr]) -> sp.Exp
     """`expr` with what abbreviations stand for; that of u[k] holds for every component of u."""
     vectors = {}
     for component in expr.atoms(sp.Indexed):
-        named = (symbols.k, symbols.l)[: len(component.indices)]
-        if (meaning := meanings.get(component.base[named])) is not None:
-            vectors[component] = meaning.xreplace(dict(zip(named, component.indices, strict=True)))
+        named = in_abbreviations(component)
+        if (meaning := meanings.get(named)) is not None:
+            vectors[component] = meaning.xreplace(dict(zip(named.indices, component.indices, strict=True)))
     return expr.xreplace({**meanings, **vectors})
 
 

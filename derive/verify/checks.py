@@ -371,7 +371,7 @@ def _order(objective: Objective, runner: Runner, dtype: str, shapes: Iterable[tu
 def _size(objective: Objective, dim: int, parameters: Mapping[str, float]) -> float:
     """Of components, for distances of order 1 at most, at which no loss magnifies rounding."""
     size = mpmath.mpf(1) / math.sqrt(dim)
-    apart = distance_between(objective, [size] * dim, [mpmath.mpf(0)] * dim, parameters)
+    apart = distance_between(objective, [size], [mpmath.mpf(0)], parameters, copies=dim)
     return float(size / max(apart, 1))
 
 

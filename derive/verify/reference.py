@@ -171,7 +171,7 @@ def distance_gradients(
         units = unit(a), unit(b)
 
     def of_units(first: Sequence[Any], second: Sequence[Any], largest: Largest = max) -> Any:
-        return value_on_units(objective.distance, first, second, parameters, largest)
+        return value_on_units(objective.distance, first, second, parameters, largest=largest)
 
     inner, scales = component_scales(smooth_distance(of_units, *units), *units, together=a == b)
     with mpmath.workdps(50):
@@ -268,11 +268,12 @@ def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any
         with mpmath.workdps(digits + extra):
             loss = piece()
             here = loss(*distances)
-            ahead, behind = ([loss(*_moved(distances, sign * h, at)) for at in each] for sign in (1, -1))
+            ahead = [loss(*_moved(distances, h, at)) for at in each]
             visible = mpmath.mpf(10) ** (45 - digits - extra) * abs(here)
             if min(abs(after - here) for after in ahead) >= visible and abs(here) >= _SMALL:
                 break
     with mpmath.workdps(digits + extra):
+        behind = [loss(*_moved(distances, -h, at)) for at in each]
         first = [(after - before) / (2 * h) for after, before in zip(ahead, behind, strict=True)]
         own = [(after - 2 * here + before) / h**2 for after, before in zip(ahead, behind, strict=True)]
 
