@@ -15,26 +15,28 @@ from typing import TYPE_CHECKING, Any
 from .derive.version import __version__
 
 if TYPE_CHECKING:
-    from .derive.api import accuracy, differentiate, generate, objective, verify
+    from .derive.api import accuracy, differentiate, generate, verify
     from .derive.catalogue import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Singularity
     from .derive.custom import own_loss
     from .derive.differentiate import Derivation
     from .derive.errors import DefinitionError, DeriveTripletError, StepError, UsageError
     from .derive.kernel import RowKernel
     from .derive.parity import PARITY, Mode
+    from .derive.requests import objective
     from .derive.targets.base import GeneratedFile, Product, Settings, Target
     from .derive.verify.accuracy import Accuracy
     from .derive.verify.report import Check, Report
 
 # where each public name lives; they are imported on first use, because SymPy takes half a second
 _HOMES = {
-    "api": ("accuracy", "differentiate", "generate", "objective", "verify"),
+    "api": ("accuracy", "differentiate", "generate", "verify"),
     "catalogue": ("DISTANCES", "LOSSES", "Distance", "Loss", "Objective", "Parameter", "Singularity"),
     "custom": ("own_loss",),
     "differentiate": ("Derivation",),
     "errors": ("DefinitionError", "DeriveTripletError", "StepError", "UsageError"),
     "kernel": ("RowKernel",),
     "parity": ("PARITY", "Mode"),
+    "requests": ("objective",),
     "targets.base": ("GeneratedFile", "Product", "Settings", "Target"),
     "verify.accuracy": ("Accuracy",),
     "verify.report": ("Check", "Report"),

@@ -19,10 +19,11 @@ from .derive.errors import DeriveTripletError, UsageError
 from .derive.version import __version__
 
 if TYPE_CHECKING:
-    from .derive.api import Request
+    from .derive.batch import Made
     from .derive.catalogue import Loss, Objective, Parameter
     from .derive.regenerate import Drift
-    from .derive.targets.base import GeneratedFile, Product
+    from .derive.requests import Request
+    from .derive.targets.base import GeneratedFile
     from .derive.verify.report import Report
 
 _EPILOG = """\b
@@ -167,7 +168,7 @@ def main(
             given_names = names if norms or losses or modes or targets else None
             _check(Path(output), given_names, dtypes, parameters, accept_accuracy, normalize, modes, as_json)
         else:
-            from .derive.api import requests_for
+            from .derive.requests import requests_for
 
             requests = requests_for(*names, dtypes, parameters, accept_accuracy, normalize, modes)
             _generate(requests, output, verify, force, as_json)
@@ -181,36 +182,27 @@ def main(
 
 
 def _generate(requests: Sequence[Request], output: str, verify: bool | None, force: bool, as_json: bool) -> None:
-    from .derive.api import product_of
-    from .derive.api import verify as verified
-    from .derive.regenerate import write
-    from .derive.text import describe
-
     to_stdout, single = output == "-", len(requests) == 1
     _refuse_early(requests, output, force)
+
+    from .derive.batch import make_all
+    from .derive.regenerate import write
+
     say = _silent if as_json else _to_stderr if to_stdout else click.echo
     outcomes: list[dict[str, Any]] = []
     described, lacking = set(), list[str]()
-    for number, request in enumerate(requests, start=1):
-        about = f"{request.objective.title}, {request.target} ({number} of {len(requests)})"
-        _status(f"deriving {about}")
-        product = product_of(request)
-        _status()
-        if product.objective not in described:
-            described.add(product.objective)
-            text = describe(product.derivation)
-            say(f"{text}\n" if single else text.splitlines()[0])
-        _status(f"verifying {about}")
-        report = None if verify is False else verified(product, thorough=bool(verify))
-        _status()
+    for made in make_all(requests, verify, _status):
+        if made.objective not in described:
+            described.add(made.objective)
+            say(f"{made.description}\n" if single else made.description.splitlines()[0])
         status: dict[str, str] = {}
-        if report is None or report.passed:
-            status = {} if to_stdout else write(product, Path(output), force)
+        if made.report is None or made.report.passed:
+            status = {} if to_stdout else write(made, Path(output), force)
             if to_stdout and not as_json:
-                _print(product.files, alone=single and len(product.files) == 1)
-        _tell(say, product, report, status, output, single)
-        outcomes.append(_outcome(product, report, status, with_text=to_stdout))
-        lacking += [product.lacks] if product.lacks else []
+                _print(made.files, alone=single and len(made.files) == 1)
+        _tell(say, made.report, status, output, single)
+        outcomes.append(_outcome(made, status, with_text=to_stdout))
+        lacking += [made.lacks] if made.lacks else []
     failed = any(outcome["report"] and not outcome["report"]["passed"] for outcome in outcomes)
     if as_json:
         _print_json({"version": __version__, "ok": not failed, "products": outcomes})
@@ -241,9 +233,7 @@ def _print(files: Sequence[GeneratedFile], alone: bool) -> None:
         click.echo(file.text if alone else f"==> {file.path} <==\n{file.text}", nl=False)
 
 
-def _tell(
-    say: Any, product: Product, report: Report | None, status: Mapping[str, str], output: str, full: bool
-) -> None:
+def _tell(say: Any, report: Report | None, status: Mapping[str, str], output: str, full: bool) -> None:
     if report and (full or not report.passed):
         say(str(report) + ("\n" if status else ""))
     for path, what in status.items():
@@ -253,32 +243,30 @@ def _tell(
         say("not verified")
 
 
-def _outcome(product: Product, report: Report | None, status: Mapping[str, str], with_text: bool) -> dict[str, Any]:
-    from .derive.text import formulas
-
+def _outcome(made: Made, status: Mapping[str, str], with_text: bool) -> dict[str, Any]:
     return {
-        "norm": product.objective.distance.name,
-        "loss": product.objective.loss.name,
-        **({"like": product.objective.like} if product.objective.like else {}),
-        "normalize": product.objective.normalize,
-        "target": product.target,
-        "command": product.command,
-        "formulas": dict(formulas(product.derivation)),
-        "steps": len(product.derivation.steps),
+        "norm": made.objective.distance.name,
+        "loss": made.objective.loss.name,
+        **({"like": made.objective.like} if made.objective.like else {}),
+        "normalize": made.objective.normalize,
+        "target": made.target,
+        "command": made.command,
+        "formulas": made.formulas,
+        "steps": made.steps,
         "files": [
             {
                 "path": file.path,
                 "status": status.get(file.path, "not written"),
                 **({"text": file.text} if with_text else {}),
             }
-            for file in product.files
+            for file in made.files
         ],
-        "report": report.as_dict() if report else None,
+        "report": made.report.as_dict() if made.report else None,
     }
 
 
 def _status(text: str = "") -> None:
-    """A passing line on a terminal, which says what takes so long; none in a pipe."""
+    """A passing line on a terminal, which says how far it is and what takes so long; none in a pipe."""
     if sys.stderr and sys.stderr.isatty():
         click.echo(f"\r\033[K{text}", nl=False, err=True)
 
@@ -307,11 +295,14 @@ def _accuracy(
     modes: Sequence[str],
     as_json: bool,
 ) -> None:
-    from .derive.api import executable_targets, product_of, requests_for
-    from .derive.verify.accuracy import measure
+    from .derive.requests import executable_targets, requests_for
 
     norms, losses, targets = names
     requests = requests_for(norms, losses, executable_targets(targets), dtypes, parameters, accepted, normalize, modes)
+
+    from .derive.api import product_of
+    from .derive.verify.accuracy import measure
+
     by_objective: dict[Objective, list[Request]] = {}
     for request in requests:
         by_objective.setdefault(request.objective, []).append(request)
@@ -343,7 +334,7 @@ def _check(
     as_json: bool,
 ) -> None:
     from .derive import regenerate
-    from .derive.api import product_of, requests_for
+    from .derive.requests import requests_for
 
     if names is None and (dtypes or parameters or accuracy or normalize):
         raise UsageError("--check without --norm, --loss, --like or --target takes all options from the manifest")
@@ -357,7 +348,10 @@ def _check(
         else recorded
     )
     complete = names in (None, everything)
-    drift = regenerate.check((product_of(request) for request in requests), root, complete)
+
+    from .derive.batch import make_all
+
+    drift = regenerate.check(make_all(requests, False, _status), root, complete)
     if as_json:
         entries = [{"path": d.path, "kind": d.kind, "mend": d.mend, "diff": d.diff} for d in drift]
         _print_json({"version": __version__, "ok": not drift, "drift": entries})

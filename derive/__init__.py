@@ -7,6 +7,7 @@
                 targets: generate -> Product source files, from templates and a printer
                     verify -> Report         run or compiled, against a reference that never saw the derivation
                     measure -> Accuracy      the same errors by regime, beside those of naive code (verify.accuracy)
+    make (batch)                             many requests, in several processes
     regenerate                               a tree of products on disk: write it, check it
     api                                      the arrows put together
 

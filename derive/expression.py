@@ -137,6 +137,10 @@ class Definition:
     def __post_init__(self) -> None:
         _Validator(self).check(self._tree)
 
+    def __reduce__(self) -> tuple[type[Definition], tuple[Any, ...]]:
+        """Another process reads the text again, for functions cannot be sent."""
+        return type(self), (self.text, self.scalars, self.vectors)
+
     @cached_property
     def source(self) -> str:
         """The text without its common indentation; positions in errors count from here."""
@@ -253,7 +257,8 @@ class Definition:
             try:
                 return operation(a, b)
             except (ArithmeticError, ValueError) as error:
-                raise _located(error, node)
+                error.add_note(_place(node, error))
+                raise
 
         return meaning
 
@@ -263,7 +268,8 @@ class Definition:
             try:
                 return scope.algebra.functions[name](*values)
             except (ArithmeticError, ValueError) as error:
-                raise _located(error, node)
+                error.add_note(_place(node, error))
+                raise
 
         return meaning
 
@@ -283,10 +289,9 @@ class Definition:
         return meaning
 
 
-def _located(error: Exception, node: ast.expr) -> Exception:
-    """An error of a function that has no value at its arguments, with the reason and the place as a note."""
-    error.add_note(f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}")
-    return error
+def _place(node: ast.expr, error: Exception) -> str:
+    """Where a node is that has no value, and why."""
+    return f"line {node.lineno}, column {node.col_offset + 1}: {_reason(node, error)}"
 
 
 def _reason(node: ast.expr, error: Exception) -> str:

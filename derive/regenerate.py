@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from .api import Request, requests_for
-from .catalogue import Loss
+from .catalogue import Loss, Objective
 from .errors import DeriveTripletError, UsageError
-from .targets.base import MARK, Product
+from .requests import Request, requests_for
+from .targets.base import MARK, GeneratedFile, Settings
 from .targets.registry import targets
 from .version import __version__
 
@@ -28,6 +28,23 @@ _MARKED_WITHIN = 512  # bytes
 
 class NotOursError(UsageError):
     """A file that the tool did not generate stands where it would write."""
+
+
+class Output(Protocol):
+    """What of a product is written: a `Product`, or what is left of one that another process has made."""
+
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def files(self) -> tuple[GeneratedFile, ...]: ...
+    @property
+    def command(self) -> str: ...
+    @property
+    def lacks(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +118,7 @@ def _own_loss(source: Mapping[str, Any], root: Path) -> list[str | Loss]:
         raise DeriveTripletError(f"{root / MANIFEST}: a loss cannot be made again: {error}") from None
 
 
-def _source(product: Product) -> dict[str, Any]:
+def _source(product: Output) -> dict[str, Any]:
     """How a loss of one's own is made: what follows its options in the command, with the defaults that it declares."""
     loss = product.objective.loss
     if not loss.source:
@@ -118,7 +135,7 @@ def _source(product: Product) -> dict[str, Any]:
     }
 
 
-def _entry(product: Product) -> dict[str, Any]:
+def _entry(product: Output) -> dict[str, Any]:
     return {
         "norm": product.objective.distance.name,
         "loss": product.objective.loss.name,
@@ -147,7 +164,7 @@ def _manifest_text(entries: Iterable[Mapping[str, Any]]) -> str:
 # ---------------------------------------------------------------- writing
 
 
-def write(product: Product, root: Path, force: bool = False) -> dict[str, str]:
+def write(product: Output, root: Path, force: bool = False) -> dict[str, str]:
     """Write a product's files under `root` and enter it in the manifest; path -> 'written' or 'unchanged'.
 
     Raises `NotOursError`, before anything is written, where a file stands that the tool did not generate, unless
@@ -223,7 +240,7 @@ def _umask() -> int:
 # ---------------------------------------------------------------- checking
 
 
-def check(products: Iterable[Product], root: Path, complete: bool) -> list[Drift]:
+def check(products: Iterable[Output], root: Path, complete: bool) -> list[Drift]:
     """How the tree differs from `products`; writes nothing.
 
     complete: the products are all that belongs in the tree, so that any other generated file is extra.
@@ -252,12 +269,12 @@ def check(products: Iterable[Product], root: Path, complete: bool) -> list[Drift
     return drift
 
 
-def _unasked(products: Iterable[Product]) -> set[str]:
+def _unasked(products: Iterable[Output]) -> set[str]:
     """The targets that have to be named, and were not: their files are nobody's business here."""
     return {name for name, target in targets().items() if not target.in_all} - {product.target for product in products}
 
 
-def _left_alone(entries: Iterable[dict[str, Any]], products: Sequence[Product]) -> list[dict[str, Any]]:
+def _left_alone(entries: Iterable[dict[str, Any]], products: Sequence[Output]) -> list[dict[str, Any]]:
     """The entries of what 'all' does not mean and nobody asked for; their files are nobody's business here.
 
     That is a target that has to be named, normalized embeddings, a loss of one's own, and a parity mode.
@@ -276,13 +293,13 @@ def _left_alone(entries: Iterable[dict[str, Any]], products: Sequence[Product]) 
     ]
 
 
-def _command(product: Product, root: Path) -> str:
+def _command(product: Output, root: Path) -> str:
     force = " --force" if any(_is_foreign(root / file.path) for file in product.files) else ""
     return f"{product.command} -o {shlex.quote(str(root))}{force}"
 
 
 def _compare_manifest(
-    root: Path, recorded: Sequence[dict[str, Any]], products: Sequence[Product], complete: bool
+    root: Path, recorded: Sequence[dict[str, Any]], products: Sequence[Output], complete: bool
 ) -> Drift | None:
     """Writing a product corrects its own entry only; entries of nothing go with the whole manifest."""
     expected = {_key(_entry(product)): _entry(product) for product in products}

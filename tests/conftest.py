@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
 import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from derive_triplet.derive.typeset import ENGINE_VARIABLE, find_engine
 from derive_triplet.derive.verify import gpu, nvcc, nvrtc
 from derive_triplet.derive.verify.caffe import build as caffe
+from derive_triplet.derive.verify.caffe import gpu as caffe_gpu
+from derive_triplet.derive.verify.caffe import sources
 
 TOOLS = {
     "nvrtc": nvrtc.is_available,
@@ -56,3 +64,56 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if tool in item.config.getoption("--require"):
                 pytest.fail(f"{message}, and --require={tool} was given", pytrace=False)
             pytest.skip(message)
+
+
+# ---------------------------------------------------------------- compilers are asked once
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compilers make once in a session what several tests ask for, in whatever process they run: it takes minutes.
+
+    What is made depends on the sources and the options only. What is refused, and what is linked, is made anew.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    compile_source, run = nvrtc.compile_source, sources.run
+
+    def by_nvrtc(source: str, architecture: str, kernels: Sequence[str], file_name: str = "kernel.cu") -> Any:
+        def make() -> bytes:
+            return pickle.dumps(compile_source(source, architecture, kernels, file_name))
+
+        return pickle.loads(remembered(shared, (source, architecture, list(kernels), file_name), make))
+
+    def by_command(command: list[str], where: Path) -> str:
+        """Of sources in a folder, which include headers that are there."""
+        read = [where / word for word in command if word.endswith((".cpp", ".cu")) and "/" not in word]
+        if not read or "-o" not in command:
+            return run(command, where)
+        made = where / command[command.index("-o") + 1]
+
+        def make() -> bytes:
+            run(command, where)
+            return made.read_bytes()
+
+        relative = [word.replace(f"{where}/", "") for word in command]
+        texts = [(str(path.relative_to(where)), path.read_bytes()) for path in [*read, *sorted(where.rglob("*.hpp"))]]
+        content = remembered(shared, (relative, texts), make)
+        made.write_bytes(content)
+        return ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nvrtc, "compile_source", by_nvrtc)
+        for module in (caffe, caffe_gpu):
+            patch.setattr(module, "run", by_command)
+        yield
+
+
+def remembered(folder: Path, key: object, make: Callable[[], bytes]) -> bytes:
+    """What is made of a key, by the first process that needs it."""
+    path = folder / f"made-{hashlib.sha256(repr(key).encode()).hexdigest()}"
+    if not path.exists():
+        whole = path.with_name(f"{path.name}-{os.getpid()}-{threading.get_ident()}")
+        whole.write_bytes(make())
+        whole.replace(path)
+    return path.read_bytes()

@@ -22,11 +22,12 @@ from click.testing import CliRunner, Result
 from derive_triplet import PARITY, Mode, Product, StepError, UsageError, differentiate, generate, verify
 from derive_triplet.cli import main
 from derive_triplet.derive import regenerate
-from derive_triplet.derive.api import product_of, requests_for
+from derive_triplet.derive.api import product_of
 from derive_triplet.derive.functions import select
 from derive_triplet.derive.highprecision import objective_value
 from derive_triplet.derive.latex import to_latex
 from derive_triplet.derive.properties import find_kinks
+from derive_triplet.derive.requests import requests_for
 from derive_triplet.derive.targets.cpp import CppPrinter
 from derive_triplet.derive.targets.numpy import load
 from derive_triplet.derive.text import table, to_text

@@ -24,9 +24,9 @@ from objectives import COVER, EVERY, NORMALIZED
 
 from derive_triplet import DISTANCES, LOSSES, Objective, Settings, differentiate, generate
 from derive_triplet.cli import main
-from derive_triplet.derive.api import requests_for
 from derive_triplet.derive.expression import Algebra, Definition
 from derive_triplet.derive.highprecision import distance_between, loss_value, unit
+from derive_triplet.derive.requests import requests_for
 from derive_triplet.derive.targets.numpy import load, runner
 from derive_triplet.derive.text import formulas
 from derive_triplet.derive.verify.checks import BOUND, worst_errors

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DeriveTripletError
 from ..launches import FLOAT_TYPES, REDUCTION_THREADS, REDUCTIONS, THREADS, kernels, qualified
-from .base import Product, Settings, Target
+from .base import GeneratedFile, Product, Settings, Target
 from .cuda import CudaTarget
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class CudaUsageTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         from ..hvp import product_of
 
-        header = CudaTarget().generate(derivation, kernel, replace(settings, engine="")).text(".cuh")
+        header = CudaTarget().generate(derivation, kernel, replace(settings, engine="")).files[0]
         has_products = product_of(kernel) is not None
         return {
             "compiler": settings.engine,
@@ -64,7 +64,7 @@ class CudaUsageTarget(Target):
         return Report(self.name, f"compiled ({product.settings.engine or 'not at all'})")
 
 
-def _registers(header: str, stem: str, dtypes: Sequence[str], products: bool) -> dict[str, dict[str, int]]:
+def _registers(header: GeneratedFile, stem: str, dtypes: Sequence[str], products: bool) -> dict[str, dict[str, int]]:
     """For each kernel its registers by architecture. Raises `DeriveTripletError` for one that spills."""
     from ..verify import nvrtc
 
@@ -72,7 +72,8 @@ def _registers(header: str, stem: str, dtypes: Sequence[str], products: bool) ->
     by_type = [[qualified(stem, kernel) for kernel in kernels([dtype], products)] for dtype in dtypes]
     found: dict[str, dict[str, int]] = {kernel: {} for kernel in names.values()}
     with ThreadPoolExecutor() as pool:
-        jobs = [pool.submit(nvrtc.compile_source, header, a, list(some)) for a in _WARPS for some in by_type]
+        each = [(architecture, some) for architecture in _WARPS for some in by_type]
+        jobs = [pool.submit(nvrtc.compile_source, header.text, a, some, header.path) for a, some in each]
         for job in jobs:
             compiled = job.result()
             for usage in compiled.usage:

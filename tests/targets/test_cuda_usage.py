@@ -11,8 +11,8 @@ import pytest
 
 from derive_triplet import DeriveTripletError, Product, differentiate, generate, verify
 from derive_triplet.derive import regenerate
-from derive_triplet.derive.api import requests_for
 from derive_triplet.derive.launches import FLOAT_TYPES, kernels
+from derive_triplet.derive.requests import requests_for
 from derive_triplet.derive.targets import cuda_usage
 from derive_triplet.derive.targets.base import Settings
 from derive_triplet.derive.targets.cuda_usage import CudaUsageTarget, resident_warps
