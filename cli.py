@@ -184,6 +184,8 @@ def main(
 def _generate(requests: Sequence[Request], output: str, verify: bool | None, force: bool, as_json: bool) -> None:
     to_stdout, single = output == "-", len(requests) == 1
     _refuse_early(requests, output, force)
+    if single and verify is not False:
+        _begin_verification(requests[0])
 
     from .derive.batch import make_all
     from .derive.regenerate import write
@@ -210,6 +212,16 @@ def _generate(requests: Sequence[Request], output: str, verify: bool | None, for
         raise DeriveTripletError("verification failed; the files of what failed were not written")
     if lacking:
         raise DeriveTripletError("; ".join(dict.fromkeys(lacking)))
+
+
+def _begin_verification(request: Request) -> None:
+    """Let another processor compute the reference that code will be compared with."""
+    from .derive.targets.registry import targets_for
+
+    if targets_for(request.target)[request.target].executable:
+        from .derive.verify import ahead
+
+        ahead.begin(request)
 
 
 def _refuse_early(requests: Sequence[Request], output: str, force: bool) -> None:

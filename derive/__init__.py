@@ -6,6 +6,7 @@
             lower -> RowKernel (kernel)      stages of reductions and scalars, then maps
                 targets: generate -> Product source files, from templates and a printer
                     verify -> Report         run or compiled, against a reference that never saw the derivation
+                                             (verify.ahead: the reference is computed while SymPy is imported)
                     measure -> Accuracy      the same errors by regime, beside those of naive code (verify.accuracy)
     make (batch)                             many requests, in several processes
     regenerate                               a tree of products on disk: write it, check it

@@ -100,6 +100,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         texts = [(str(path.relative_to(where)), path.read_bytes()) for path in [*read, *sorted(where.rglob("*.hpp"))]]
         content = remembered(shared, (relative, texts), make)
         made.write_bytes(content)
+        made.chmod(0o755)
         return ""
 
     with pytest.MonkeyPatch.context() as patch:

@@ -14,6 +14,7 @@ import numpy as np
 from ..catalogue import Objective
 from ..formats import FORMATS
 from ..highprecision import distance_between, loss_value
+from . import ahead
 from .checks import BOUND, EMBEDDINGS, is_worse, ulps
 from .products import Product, product
 from .regimes import (
@@ -112,10 +113,10 @@ def remember_products(
     parameters: Mapping[str, float],
     dims: Sequence[int] = (),
     full_range: bool = False,
-) -> None:
-    """Compute the reference of everything that `run_product_checks` will compare with one."""
-    for case in product_cases(objective, dtype, parameters, dims, full_range):
-        _cached_product(objective, case)
+) -> dict[Any, Product]:
+    """The reference of everything that `run_product_checks` will compare with one, which it will not compute again."""
+    cases = product_cases(objective, dtype, parameters, dims, full_range)
+    return {_key(objective, case): _cached_product(objective, case) for case in cases}
 
 
 # ---------------------------------------------------------------- where it is looked
@@ -217,11 +218,19 @@ _products: dict[Any, Product] = {}
 
 
 def _cached_product(objective: Objective, case: Case) -> Product:
-    rows = tuple(tuple(map(float, row)) for row in (*case.embeddings, *case.direction))
-    key = objective, rows, tuple(sorted(case.parameters.items()))
+    key = _key(objective, case)
     if key not in _products:
+        _products.update(ahead.computed("products"))
+    if key not in _products:
+        _, rows, _ = key
         _products[key] = product(objective, rows[:3], rows[3:], case.parameters)
     return _products[key]
+
+
+def _key(objective: Objective, case: Case) -> tuple[Any, ...]:
+    """All that a product depends on."""
+    rows = tuple(tuple(map(float, row)) for row in (*case.embeddings, *case.direction))
+    return objective, rows, tuple(sorted(case.parameters.items()))
 
 
 def _run(runner: ProductRunner, cases: Sequence[Case]) -> list[_Found]:
