@@ -145,7 +145,7 @@ def fma(a: Array, b: Array, c: Array, type_: Type, direction: str = "n") -> Arra
     """a*b + c with one rounding."""
     if type_.bits == 64:
         if direction == "n":
-            return _fma64(*np.broadcast_arrays(a, b, c))
+            return _fma64(*((a, b, c) if a.shape == b.shape == c.shape else np.broadcast_arrays(a, b, c)))
         return _signed_zero(_one_by_one(lambda x, y, z: x * y + z, direction, a, b, c), direction, a * b, c)
     wide_a, wide_b, wide_c = _wide(a, b, c)
     product = wide_a * wide_b  # exact: it has 48 digits at most

@@ -144,14 +144,14 @@ class _Run:
         self.device = device
         self.shape = shape
         self.allowed = steps
-        self.threads = [0] * len(program.codes)
-        self.warps = [0] * len(program.codes)
+        self.threads = [0] * len(program)
+        self.warps = [0] * len(program)
 
     def result(self) -> Launch:
         opcodes: Counter[str] = Counter()
-        for code, count in zip(self.program.codes, self.threads, strict=True):
+        for instruction, count in zip(self.program.kernel.instructions, self.threads, strict=True):
             if count:
-                opcodes[".".join((code.instruction.opcode, *code.instruction.modifiers))] += count
+                opcodes[".".join((instruction.opcode, *instruction.modifiers))] += count
         traffic = {name: buffer.traffic for name, buffer in self.device.buffers.items()}
         return Launch(self.program.name, sum(self.threads), sum(self.warps), dict(opcodes), traffic)
 
@@ -170,17 +170,17 @@ class _Run:
         self, frame: Frame, at: int, lanes: _Lanes, pending: dict[int, _Lanes], parked: dict[int, _Lanes]
     ) -> None:
         """Execute for these lanes, from `at` on, until they part, wait, end, or meet others."""
-        codes, threads, warps = self.program.codes, self.threads, self.warps
-        group = Group(frame, lanes)
-        meeting = min(pending, default=len(codes))
+        code_at, threads, warps = self.program.code, self.threads, self.warps
+        group, end = Group(frame, lanes), len(self.program)
+        meeting = min(pending, default=end)
         while True:
-            if at >= len(codes):
+            if at >= end:
                 frame.alive[group.lanes] = False
                 return
             if at == meeting:
                 _join(pending, at, group.lanes)
                 return
-            code = codes[at]
+            code = code_at(at)
             threads[at] += group.count
             warps[at] += group.warps
             self.steps -= 1
@@ -193,20 +193,18 @@ class _Run:
                         code.run(frame, active)
                     at += 1
                     continue
-                part = group if code.guard is None else group.where(code.guard(frame, group))
-                rest = None if part is group else Group(frame, _without(group.lanes, part.lanes))
+                part, rest = (group, None) if code.guard is None else group.split(code.guard(frame, group))
                 if part.count and code.kind == "warp":
                     # those that have waited here for others to come belong to it
-                    arrived = _both(parked.pop(at), part.lanes) if at in parked else part.lanes
-                    ready, waiting = self.complete(frame, code, Group(frame, arrived))
+                    arrived = Group(frame, _both(parked.pop(at), part.lanes)) if at in parked else part
+                    ready, waiting = self.complete(frame, code, arrived)
                     if len(waiting):
                         parked[at] = waiting
                     if ready.count and code.run:
                         code.run(frame, ready)
-                    going = ready.lanes if rest is None else _both(ready.lanes, rest.lanes)
-                    if not len(going):
+                    group = ready if rest is None else Group(frame, _both(ready.lanes, rest.lanes))
+                    if not group.count:
                         return
-                    group = Group(frame, going)
                     at += 1
                     continue
             except (Fault, UnsupportedError) as error:
@@ -232,16 +230,18 @@ class _Run:
         """The lanes whose mask's members are all here, and those that have to wait for others."""
         assert code.members is not None
         given = code.members(frame, group).view(np.uint32)
-        if given.shape == (1,) and given[0] == 0xFFFFFFFF and group.count == frame.lanes:
-            return group, group.lanes[:0]
+        if given.shape == (1,) and given[0] == 0xFFFFFFFF:
+            absent = packed(frame.alive) & ~group.bits
+            if not absent[group.bits != 0].any():
+                return group, group.lanes[:0]
         masks = np.broadcast_to(given, group.count)
-        warp, lane = group.lanes // WARP, (group.lanes % WARP).astype(np.uint32)
+        warp, lane = group.lanes // WARP, group.lane.astype(np.uint32)
         left_out = (masks >> lane & np.uint32(1)) == 0
         if left_out.any():
             worst = int(np.argmax(left_out))
             message = f"the member mask {int(masks[worst]):#010x} leaves out lane {int(lane[worst])}, which executes it"
             raise Fault(DivergenceError, message, int(group.lanes[worst]))
-        missing = masks & packed(frame.alive)[warp] & ~frame.bits(group.lanes)[warp]
+        missing = masks & packed(frame.alive)[warp] & ~group.bits[warp]
         waits = missing != 0
         ready = group
         if waits.any():
@@ -252,8 +252,8 @@ class _Run:
 
     def release(self, frame: Frame, pending: dict[int, _Lanes], parked: dict[int, _Lanes]) -> bool:
         """Let those go on who have waited at a shuffle for lanes that have ended since; whether there are any."""
-        for at in [at for at in parked if self.program.codes[at].kind == "warp"]:
-            ready, waiting = self.complete(frame, self.program.codes[at], Group(frame, parked.pop(at)))
+        for at in [at for at in parked if self.program.code(at).kind == "warp"]:
+            ready, waiting = self.complete(frame, self.program.code(at), Group(frame, parked.pop(at)))
             if len(waiting):
                 parked[at] = waiting
             if ready.count:
@@ -278,7 +278,7 @@ class _Run:
 
     def open_barriers(self, frame: Frame, pending: dict[int, _Lanes], parked: dict[int, _Lanes]) -> None:
         """Nobody can go on: let the blocks go on that are complete at one barrier; anybody else waits forever."""
-        codes = self.program.codes
+        code_at = self.program.code
         where = np.full(frame.lanes, -1, np.int64)
         for at, lanes in parked.items():
             where[lanes] = at
@@ -286,30 +286,30 @@ class _Run:
         # threads that do not exist are where the first of their block is
         same = (where.reshape(-1, frame.block) == first) | ~frame.exists.reshape(-1, frame.block)
         waiting = (where.reshape(-1, frame.block) >= 0).any(axis=1)
-        barriers = np.isin(first[:, 0], [at for at in parked if codes[at].kind == "barrier"])
+        barriers = np.isin(first[:, 0], [at for at in parked if code_at(at).kind == "barrier"])
         stuck = waiting & ~(same.all(axis=1) & barriers)
         if stuck.any():
             self.explain(frame, where, int(np.argmax(stuck)))
         for at, lanes in parked.items():
             group = Group(frame, lanes)
-            run = codes[at].run
+            run = code_at(at).run
             assert run is not None
             try:
                 run(frame, group)
             except (Fault, UnsupportedError) as error:
-                raise self.located(frame, codes[at].instruction, error) from None
+                raise self.located(frame, code_at(at).instruction, error) from None
             frame.times[lanes] = (frame.times[lanes] >> 32) + 1 << 32
             _join(pending, at + 1, lanes)
         parked.clear()
 
     def explain(self, frame: Frame, where: _Lanes, block: int) -> None:
         """Raise the error of a block whose threads wait for each other forever."""
-        codes = self.program.codes
+        code_at = self.program.code
         lanes = np.arange(block * frame.block, (block + 1) * frame.block)[: self.shape.threads]
         places = where[lanes]
-        in_warp = [at for at in np.unique(places[places >= 0]).tolist() if codes[at].kind == "warp"]
+        in_warp = [at for at in np.unique(places[places >= 0]).tolist() if code_at(at).kind == "warp"]
         at = in_warp[0] if in_warp else int(places[places >= 0][0])
-        code, lane = codes[at], int(lanes[places == at][0])
+        code, lane = code_at(at), int(lanes[places == at][0])
         absent = lanes[places != at]
         if code.members is not None:
             mask = int(code.members(frame, Group(frame, np.array([lane])))[0]) & 0xFFFFFFFF
@@ -319,7 +319,7 @@ class _Run:
         else:
             what = "the barrier is not reached by all threads of the block"
         other = int(absent[0])
-        elsewhere = codes[where[other]].instruction if where[other] >= 0 else None
+        elsewhere = code_at(int(where[other])).instruction if where[other] >= 0 else None
         has = f"waits at line {elsewhere.line}, {elsewhere.text}" if elsewhere else "has ended"
         fault = Fault(DivergenceError, f"{what}: {_name(frame.thread(other))} {has}", lane)
         raise self.located(frame, code.instruction, fault)
@@ -355,10 +355,6 @@ def _join(places: dict[int, _Lanes], at: int, lanes: _Lanes) -> None:
 def _both(lanes: _Lanes, others: _Lanes) -> _Lanes:
     """Lanes of two groups, in order; none is in both."""
     return np.sort(np.concatenate([lanes, others]), kind="stable")
-
-
-def _without(lanes: _Lanes, others: _Lanes) -> _Lanes:
-    return lanes[~np.isin(lanes, others, assume_unique=True)]
 
 
 __all__ = ["Code", "Device", "Frame", "Group", "Launch", "Program"]

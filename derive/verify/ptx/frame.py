@@ -40,6 +40,34 @@ class Group:
         return int(np.count_nonzero(np.diff(self.lanes // WARP))) + 1
 
     @cached_property
+    def lane(self) -> _Lanes:
+        """Where in its warp each thread is."""
+        return self.lanes % WARP
+
+    @cached_property
+    def first(self) -> _Lanes:
+        """The lane of the frame with which the warp of each thread begins."""
+        return self.lanes - self.lane
+
+    @cached_property
+    def here(self) -> _Mask:
+        """Which lanes of the frame are in the group."""
+        here = np.zeros(self.frame.lanes, bool)
+        here[self.at] = True
+        return here
+
+    @cached_property
+    def bits(self) -> Array:
+        """For each warp of the frame, which of its lanes are in the group."""
+        return packed(self.here)
+
+    def synchronise(self) -> None:
+        """Let time pass at a barrier of the threads' warps: what they access from now on is later."""
+        self.frame.times[self.lanes] += 1
+        for cached in ("access", "block_access", "lane_access"):
+            self.__dict__.pop(cached, None)
+
+    @cached_property
     def access(self) -> Access:
         # as it is now: what a barrier changes is for later accesses
         return Access(self.lanes, self.frame.threads[self.at], self.frame.times[self.lanes])
@@ -59,6 +87,13 @@ class Group:
         if condition.all():
             return self
         return Group(self.frame, self.lanes[np.broadcast_to(condition, self.count)])
+
+    def split(self, condition: _Mask) -> tuple[Group, Group | None]:
+        """The threads for which it holds, and the others, if there are any."""
+        if condition.all():
+            return self, None
+        holds = np.broadcast_to(condition, self.count)
+        return Group(self.frame, self.lanes[holds]), Group(self.frame, self.lanes[~holds])
 
 
 class Frame:

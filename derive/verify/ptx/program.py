@@ -33,6 +33,7 @@ from .parse import (
 )
 from .types import Array, Type, unsigned
 
+_FULL = 0xFFFFFFFF
 _WINDOW = 60  # generic addresses: the bits from here on tell the space
 _SPACES = {"global": 0, "const": 0, "shared": 1, "local": 2}
 
@@ -73,10 +74,20 @@ class Program:
             self.offsets[parameter.name] = at
             at += parameter.size
         self.parameter_bytes = at
-        self.codes = [self.decode(instruction) for instruction in kernel.instructions]
+        self._codes: list[Code | None] = [None] * len(kernel.instructions)
 
     def __repr__(self) -> str:
-        return f"Program({self.name!r}, {len(self.codes)} instructions)"
+        return f"Program({self.name!r}, {len(self)} instructions)"
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def code(self, at: int) -> Code:
+        """An instruction, made ready when a thread first gets there."""
+        code = self._codes[at]
+        if code is None:
+            code = self._codes[at] = self.decode(self.kernel.instructions[at])
+        return code
 
     def decode(self, instruction: Instruction) -> Code:
         guard = self.reader(instruction.guard, types.find("pred")) if instruction.guard else None
@@ -353,32 +364,43 @@ class Program:
         read, read_by, read_limits = (self.reader(operand, word) for operand in (source, by, limits))
         members = self.reader(mask, word)
 
-        def run(frame: Frame, group: Group) -> None:
-            lane = group.lanes % WARP
-            by, limits = (reader(frame, group).astype(np.int64) for reader in (read_by, read_limits))
+        def chosen(lane: Array, by: Array, limits: Array) -> tuple[Array, Array]:
+            """The lane of the warp that each reads from, and whether that is in its segment; else it is its own."""
             by, clamp, segment = by & 31, limits & 31, limits >> 8 & 31
             lowest = lane & segment
             highest = lowest | (clamp & ~segment)
-            chosen = {
+            wanted = {
                 "up": lambda: lane - by,
                 "down": lambda: lane + by,
                 "bfly": lambda: lane ^ by,
                 "idx": lambda: lowest | (by & ~segment),
             }[mode]()
-            valid = chosen >= highest if mode == "up" else chosen <= highest
-            chosen = np.where(valid, chosen, lane)
-            sources = group.lanes - lane + chosen
-            named = members(frame, group).astype(np.int64) >> chosen & 1 != 0
-            values = np.zeros(frame.lanes, np.uint32)
-            values[group.at] = read(frame, group)
-            here = np.zeros(frame.lanes, bool)
-            here[group.at] = True
-            wrong = ~(here[sources] & named)
+            valid = wanted >= highest if mode == "up" else wanted <= highest
+            return np.where(valid, wanted, lane), valid
+
+        # where all lanes shuffle in the same way, it is known now
+        constant = isinstance(by, Immediate) and isinstance(limits, Immediate)
+        known = chosen(np.arange(WARP), *(_integers(operand) for operand in (by, limits))) if constant else None
+
+        def run(frame: Frame, group: Group) -> None:
+            if known is None:
+                by, limits = (reader(frame, group).astype(np.int64) for reader in (read_by, read_limits))
+                lane, valid = chosen(group.lane, by, limits)
+            else:
+                lane, valid = (of_lane[group.lane] for of_lane in known)
+            sources = group.first + lane
+            masks = members(frame, group)
+            wrong = ~group.here[sources]
+            if not (masks.shape == (1,) and masks[0] == _FULL):
+                wrong |= masks.astype(np.int64) >> lane & 1 == 0
             if wrong.any():
                 worst = int(np.argmax(wrong))
-                why = "is not in its member mask" if not named[worst] else "takes no part"
-                message = f"the shuffle reads from lane {int(chosen[worst])}, which {why}"
+                named = bool(np.broadcast_to(masks.astype(np.int64), group.count)[worst] >> lane[worst] & 1)
+                why = "takes no part" if named else "is not in its member mask"
+                message = f"the shuffle reads from lane {int(lane[worst])}, which {why}"
                 raise Fault(DivergenceError, message, int(group.lanes[worst]))
+            values = np.empty(frame.lanes, np.uint32)
+            values[group.at] = read(frame, group)
             write(frame, group, values[sources])
             write_valid(frame, group, valid)
 
@@ -448,14 +470,18 @@ class Program:
             raise UnsupportedError("its form")
         members = self.reader(instruction.operands[0], types.find("b32"))
 
-        def run(frame: Frame, group: Group) -> None:
-            frame.times[group.lanes] += 1
-
-        return members, run
+        return members, lambda frame, group: group.synchronise()
 
     def active_mask(self, instruction: Instruction) -> Action:
         write = self.writer(instruction.operands[0], types.find("b32"))
         return lambda frame, group: write(frame, group, frame.bits(group.lanes)[group.lanes // WARP])
+
+
+def _integers(operand: Immediate) -> Array:
+    """A constant operand of 32 bits, for all lanes."""
+    return types.decode(np.array([immediate_bits(operand, types.find("b32"))], np.uint32), types.find("b32")).astype(
+        np.int64
+    )
 
 
 def _nothing(program: Program, instruction: Instruction) -> Action:
