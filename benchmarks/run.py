@@ -16,9 +16,10 @@ from types import ModuleType
 import click
 import measure
 import numpy_layer
+import tool_time
 import unrolled
 
-BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "unrolled": unrolled}
+BENCHMARKS: dict[str, ModuleType] = {"numpy": numpy_layer, "tool_time": tool_time, "unrolled": unrolled}
 """By name, in the order of the page: modules with a TITLE, an ABOUT, `measure(quick)` and `charts(rows)`."""
 OTHER_PAGES = """\
 ## Caffe and CUDA
@@ -63,7 +64,8 @@ def run(name: str, quick: bool, folder: Path) -> None:
     module = BENCHMARKS[name]
     result = module.measure(quick)
     try:
-        measure.draw(module.charts(result.rows), folder / f"{name}.svg")
+        if charts := module.charts(result.rows):
+            measure.draw(charts, folder / f"{name}.svg")
     except ModuleNotFoundError as error:
         (folder / f"{name}.svg").unlink(missing_ok=True)
         measure.say(f"{name}: no plot, {error.name} is not installed")

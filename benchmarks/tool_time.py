@@ -1,79 +1,79 @@
 """How long the command takes as a whole process, beside importing what it is made of.
 
-    python benchmarks/tool_time.py [--runs 7]
-
-Each command and its baseline run in turn, A B A B ..., and the ratio is taken pair by pair, so that it holds when the
-machine's speed drifts. Prints a Markdown table.
+python benchmarks/run.py tool_time
 """
 
 from __future__ import annotations
 
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import click
+from measure import Aim, Chart, Result, Row, beside, in_turns, versions_of
 
-_IMPORTS = (sys.executable, "-c", "import sympy, numpy, jinja2, click")
-_CLICK = (sys.executable, "-c", "import click")
+TITLE = "The tool"
+ABOUT = """\
+The command `derive-triplet` as a whole process, verification included where it is not turned off, beside a process that
+only imports. It is measured where the tool is installed, not editable: an installed package comes compiled. Of one
+combination, another process computes the reference of the verification while SymPy is imported and the loss is derived;
+of all combinations, each process takes an objective. So the ratios need processors that have little else to do."""
+
+_IMPORTS = "import sympy, numpy, jinja2, click"
+_CODE = ("--target", "numpy", "--target", "cuda", "--target", "caffe", "--target", "prototxt", "--target", "latex")
+_ALL = ("--norm", "all", "--loss", "all", *_CODE, "--no-verify")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A command, what it is compared to, and the ratio that it is meant to stay under."""
+    """A command, the options of it in words, what is imported beside it, and the aim for the ratio."""
 
+    said: str
     options: tuple[str, ...]
-    baseline: tuple[str, ...]
-    limit: float
+    imports: str
+    aim: float
 
 
 COMPARISONS = (
-    Comparison(("--norm", "l2", "--target", "numpy"), _IMPORTS, 3),
-    Comparison(("--norm", "l2", "--target", "cuda"), _IMPORTS, 5),
-    Comparison(("--help",), _CLICK, 2),
+    Comparison("one combination to numpy, verified", ("--norm", "l2", "--target", "numpy"), _IMPORTS, 2),
+    Comparison("one combination to cuda, verified", ("--norm", "l2", "--target", "cuda"), _IMPORTS, 4),
+    Comparison("all combinations of all targets but pdf, not verified", _ALL, _IMPORTS, 10),
+    Comparison("the same compared with what is there, by --check", (*_ALL[:-1], "--check"), _IMPORTS, 10),
+    Comparison("--list", ("--list",), "import click", 3),
+    Comparison("--help", ("--help",), "import click", 2),
 )
 
 
-def seconds(command: Sequence[str], folder: str) -> float:
-    """The wall time of one run; raises `CalledProcessError` if it fails."""
-    start = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
-def measure(comparison: Comparison, tool: str, runs: int) -> str:
-    """One row of the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = (tool, *comparison.options)
-        seconds(command, folder), seconds(comparison.baseline, folder)  # warm the disk cache
-        pairs = [(seconds(command, folder), seconds(comparison.baseline, folder)) for _ in range(runs)]
-    ratios = sorted(a / b for a, b in pairs)
-    low, _, high = statistics.quantiles(ratios, n=4)
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return (
-        f"| `derive-triplet {' '.join(comparison.options)}` | {ours:.2f} s | `python -c '{comparison.baseline[-1]}'` "
-        f"| {theirs:.2f} s | {statistics.median(ratios):.2f} | {low:.2f} to {high:.2f} | {comparison.limit:g} |"
-    )
-
-
-@click.command(help=__doc__)
-@click.option("--runs", default=7, show_default=True, help="Pairs of runs of each comparison.")
-def main(runs: int) -> None:
+def measure(quick: bool) -> Result:
+    """Every comparison; `quick` leaves out those of all combinations."""
     tool = shutil.which("derive-triplet")
     if tool is None:
-        raise click.ClickException("derive-triplet is not on the PATH; pip install '.[cuda]' brings it")
-    click.echo(f"Python {platform.python_version()}, {platform.machine()}, {runs} pairs of runs each.\n")
-    click.echo("| command | median | beside | median | ratio, median | quartiles | aim |")
-    click.echo("|---|--:|---|--:|--:|--:|--:|")
-    for comparison in COMPARISONS:
-        click.echo(measure(comparison, tool, runs))
+        return Result((), ("derive-triplet on the PATH: pip install '.[cuda]'",))
+    chosen = [one for one in COMPARISONS if not (quick and one.options[:2] == _ALL[:2])]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([tool, *_ALL], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        rows = tuple(_compared(one, tool, folder) for one in chosen)
+    return Result(rows, versions=versions_of(("sympy", "numpy", "nvidia-cuda-nvrtc")))
 
 
-if __name__ == "__main__":
-    main()
+def _compared(comparison: Comparison, tool: str, folder: str) -> Row:
+    importing = f"python -c '{comparison.imports}'"
+
+    def process(*command: str) -> Callable[[], object]:
+        return lambda: subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    times = in_turns(
+        {
+            comparison.said: process(tool, *comparison.options),
+            importing: process(sys.executable, "-c", comparison.imports),
+        },
+        rounds=(7, 15),
+    )
+    return beside(times, comparison.said, importing, "", 0, Aim("<=", comparison.aim))
+
+
+def charts(rows: Sequence[Row]) -> list[Chart]:
+    """Nothing to draw: each row is a command of its own."""
+    return []

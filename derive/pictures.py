@@ -10,7 +10,7 @@ import mpmath
 
 from .catalogue import LOSSES, Objective
 from .highprecision import loss_value
-from .verify.reference import reference
+from .verify.reference import values
 
 _DELTAS = [step / 4 for step in range(-24, 25)]  # what is plotted: delta from -6 to 6
 _FAR = 10  # d_neg, at which all these deltas are possible
@@ -70,8 +70,8 @@ def field(objective: Objective, parameters: tuple[tuple[str, float], ...]) -> tu
     found = []
     for y in ticks:
         for x in ticks:
-            exact = reference(objective, (x, y), (-1.0, 0.0), (1.0, 0.0), dict(parameters))
-            found.append((x, y, *(-float(component) for component in exact.gradients["x"].value)))
+            exact = values(objective, (x, y), (-1.0, 0.0), (1.0, 0.0), dict(parameters))
+            found.append((x, y, *(-float(component) for component in exact.gradients["x"])))
     longest = max(math.hypot(dx, dy) for *_, dx, dy in found) or 1.0
     arrows = []
     for x, y, dx, dy in found:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..highprecision import distances_of, locus_value
-from .reference import reference
+from .reference import values
 
 ROWS, DIM = 4, 6
 _SEED = 20150412
@@ -73,12 +73,11 @@ def _is_away_from_kinks(objective: Objective, triplet: Triplet, parameters: Mapp
 
 
 def _example(objective: Objective, title: str, parameters: Mapping[str, float], rows: Sequence[Triplet]) -> Example:
-    exact = [reference(objective, *row, parameters) for row in rows]
+    exact = [values(objective, *row, parameters) for row in rows]
     inputs = tuple(tuple(c for row in rows for c in row[which]) for which in range(3))
     gradients = tuple(
-        tuple(float(c / len(rows)) for row in exact for c in row.gradients[name].value)
-        for name in ("x", "x_pos", "x_neg")
+        tuple(float(c / len(rows)) for row in exact for c in row.gradients[name]) for name in ("x", "x_pos", "x_neg")
     )
-    losses = [row.loss.value[0] for row in exact]
+    losses = [row.loss for row in exact]
     mean = float(mpmath.fsum(losses) / len(rows))
     return Example(title, parameters, inputs, mean, tuple(map(float, losses)), gradients)  # type: ignore[arg-type]

@@ -118,6 +118,48 @@ def reference(
         return Reference(value, {name: gradient(name) for name in vectors})
 
 
+@dataclass(frozen=True)
+class Values:
+    """The loss of one row and its gradients by embedding name, the numbers alone."""
+
+    loss: Any
+    gradients: Mapping[str, Sequence[Any]]
+
+
+def values(
+    objective: Objective,
+    x: Sequence[float],
+    x_pos: Sequence[float],
+    x_neg: Sequence[float],
+    parameters: Mapping[str, float],
+) -> Values:
+    """The numbers of `reference`, for where nothing is judged: most of its time goes to the scales."""
+    vectors = {
+        name: [mpmath.mpf(float(c)) for c in embedding]
+        for name, embedding in (("x", x), ("x_pos", x_pos), ("x_neg", x_neg))
+    }
+    loss = objective.loss
+    pairs = [PAIRS[which] for which in loss.distances]
+    toward = [_values_toward(objective, parameters, vectors[a], vectors[b]) for a, b in pairs]
+    with mpmath.workdps(80):
+        d_pos, d_neg, *others = distances_of(objective, tuple(vectors.values()), parameters)
+
+    def piece() -> Callable[..., Any]:
+        return smooth_piece(loss, d_pos, d_neg, parameters, *others)
+
+    distances = (d_pos, d_neg, *others)
+    slopes = loss_slopes(piece, distances, step_of(objective, parameters, distances), bent=False)
+    with mpmath.workdps(50):
+        gradients = {}
+        for name in vectors:
+            found = [mpmath.mpf(0)] * len(x)
+            for pair, slope, gradient in zip(pairs, slopes.first, toward, strict=True):
+                if name in pair:
+                    found = [a + slope * b for a, b in zip(found, gradient[pair.index(name)], strict=True)]
+            gradients[name] = found
+        return Values(slopes.value, gradients)
+
+
 def step_of(objective: Objective, parameters: Mapping[str, float], distances: Sequence[Any]) -> Any:
     """The step of differences of a loss."""
     steepness = [abs(value) for value in (*parameters.values(), *distances) if value]
@@ -153,20 +195,11 @@ def distance_gradients(
     over the largest are raised to p - 1, a unit, half for each of difference and quotient, becomes p - 1 of them: a
     quarter of that is added to the scale, four units of which are allowed.
     """
-
-    def of_embeddings(a: Sequence[Any], b: Sequence[Any], largest: Largest = max) -> Any:
-        return distance_between(objective, a, b, parameters, copies, largest)
-
-    distance = smooth_distance(of_embeddings, a, b, copies)
-    values = _differences(distance, a, b, _between_directions(a, b) if objective.of_units else [])
-    with mpmath.workdps(80):
-        for gradient in values:
-            gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
-    exact, steeper = [mpmath.mpf(0)] * len(a), (mpmath.mpf(power_of(objective, parameters)) - 1) / 4
+    values = _values_toward(objective, parameters, a, b, copies)
+    steeper = (mpmath.mpf(power_of(objective, parameters)) - 1) / 4
     if not objective.of_units:
         first, second = ([steeper * abs(component) for component in value] for value in values)
         return Toward((Exact(values[0], first), Exact(values[1], second)), mpmath.mpf(0))
-    first, second = (value if any(of) else exact for value, of in zip(values, (a, b), strict=True))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
 
@@ -180,7 +213,26 @@ def distance_gradients(
         for scale, of, value in zip(scales, units, (a, b), strict=True):
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
             raw.append([(1 + steeper) * (s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
-    return Toward((Exact(first, raw[0]), Exact(second, raw[1])), moved)
+    return Toward((Exact(values[0], raw[0]), Exact(values[1], raw[1])), moved)
+
+
+def _values_toward(
+    objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any], copies: int = 1
+) -> tuple[list[Any], list[Any]]:
+    """The gradients of the distance in its two arguments; those in a zero vector that is its own unit vector are 0."""
+
+    def of_embeddings(a: Sequence[Any], b: Sequence[Any], largest: Largest = max) -> Any:
+        return distance_between(objective, a, b, parameters, copies, largest)
+
+    distance = smooth_distance(of_embeddings, a, b, copies)
+    first, second = _differences(distance, a, b, _between_directions(a, b) if objective.of_units else [])
+    with mpmath.workdps(80):
+        for gradient in (first, second):
+            gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
+    if objective.of_units:
+        zero = [mpmath.mpf(0)] * len(a)
+        return first if any(a) else zero, second if any(b) else zero
+    return first, second
 
 
 def power_of(objective: Objective, parameters: Mapping[str, float]) -> float:
@@ -260,8 +312,8 @@ class Slopes:
     second: Sequence[Sequence[Any]]
 
 
-def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any) -> Slopes:
-    """Those of a smooth piece of the loss; at more digits it may be another one."""
+def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any, bent: bool = True) -> Slopes:
+    """Those of a smooth piece of the loss; at more digits it may be another one. bent: with second derivatives."""
     digits = 20 + 2 * digits_of(max(*distances, mpmath.mpf(1)), h)
     each = range(len(distances))
     for extra in (0, _SATURATED):
@@ -275,6 +327,8 @@ def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any
     with mpmath.workdps(digits + extra):
         behind = [loss(*_moved(distances, -h, at)) for at in each]
         first = [(after - before) / (2 * h) for after, before in zip(ahead, behind, strict=True)]
+        if not bent:
+            return Slopes(here, first, ())
         own = [(after - 2 * here + before) / h**2 for after, before in zip(ahead, behind, strict=True)]
 
         def mixed(a: int, b: int) -> Any:

@@ -255,3 +255,14 @@ print(*sys.modules)
     assert "derive_triplet.derive.verify.reference" in loaded
     assert not [name for name in loaded if name.split(".")[0] == "sympy"]
     assert not [name for name in loaded if name.startswith("derive_triplet") and name.split(".")[-1] in DERIVING]
+
+
+@pytest.mark.parametrize(("norm", "loss"), EVERY)
+def test_the_numbers_alone_are_those_of_the_reference(norm: str, loss: str) -> None:
+    of = objective(norm, loss)
+    parameters = {p.name: p.default for p in of.parameters}
+    a, b, c, zero = (0.5, -0.25), (1.0, 2.0), (-3.0, 0.125), (0.0, 0.0)
+    for row in ((a, b, c), (a, a, b), (a, b, a), (b, b, b), (zero, a, b), (a, zero, 1e200 * np.array(c))):
+        exact, found = reference(of, *row, parameters), values(of, *row, parameters)
+        assert found.loss == exact.loss.value[0]
+        assert found.gradients == {name: list(gradient.value) for name, gradient in exact.gradients.items()}
