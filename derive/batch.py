@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
 
-from .api import product_of, verify
+from . import api
 from .catalogue import Objective
 from .requests import Request
 from .targets.base import GeneratedFile, Settings
@@ -53,7 +53,7 @@ def make(request: Request, verified: bool | None = None, tell: Tell = lambda tex
     """
     about = f"{request.objective.title}, {request.target}"
     tell(f"deriving {about}")
-    product = product_of(request)
+    product = api.product_of(request)
     derivation = product.derivation
     tell(f"verifying {about}")
     return Made(
@@ -66,7 +66,7 @@ def make(request: Request, verified: bool | None = None, tell: Tell = lambda tex
         describe(derivation),
         dict(formulas(derivation)),
         len(derivation.steps),
-        None if verified is False else verify(product, thorough=bool(verified)),
+        None if verified is False else api.verify(product, thorough=bool(verified)),
     )
 
 

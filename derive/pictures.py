@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import mpmath
 
 from .catalogue import LOSSES, Objective
-from .highprecision import loss_value
-from .verify.reference import values
+from .highprecision import loss_value, objective_value
 
 _DELTAS = [step / 4 for step in range(-24, 25)]  # what is plotted: delta from -6 to 6
 _FAR = 10  # d_neg, at which all these deltas are possible
@@ -67,11 +68,7 @@ def field(objective: Objective, parameters: tuple[tuple[str, float], ...]) -> tu
     The lengths are square roots of the gradient's, so that small ones can be seen, in units of the longest.
     """
     ticks = [-2.2 + 4.4 * at / (_GRID - 1) for at in range(_GRID)]
-    found = []
-    for y in ticks:
-        for x in ticks:
-            exact = values(objective, (x, y), (-1.0, 0.0), (1.0, 0.0), dict(parameters))
-            found.append((x, y, *(-float(component) for component in exact.gradients["x"])))
+    found = [(x, y, *_descent(objective, (x, y), dict(parameters))) for y in ticks for x in ticks]
     longest = max(math.hypot(dx, dy) for *_, dx, dy in found) or 1.0
     arrows = []
     for x, y, dx, dy in found:
@@ -80,6 +77,24 @@ def field(objective: Objective, parameters: tuple[tuple[str, float], ...]) -> tu
             scale = _LONGEST * math.sqrt(length / longest) / length
             arrows.append(Arrow(_rounded(x), _rounded(y), _rounded(scale * dx), _rounded(scale * dy)))
     return tuple(arrows)
+
+
+def _descent(objective: Objective, at: tuple[float, float], parameters: Mapping[str, float]) -> tuple[float, float]:
+    """The negative gradient in the anchor, by differences of the definition; 0 where the anchor has no direction."""
+    if objective.of_units and not any(at):
+        return 0.0, 0.0
+    with mpmath.workdps(40):
+        x_pos, x_neg, h = _plane(-1, 0), _plane(1, 0), mpmath.mpf(10) ** -15
+
+        def loss(dx: Any, dy: Any) -> Any:
+            x, y = _plane(*at)
+            return objective_value(objective, (x + dx, y + dy), x_pos, x_neg, parameters)
+
+        return float((loss(-h, 0) - loss(h, 0)) / (2 * h)), float((loss(0, -h) - loss(0, h)) / (2 * h))
+
+
+def _plane(x: float, y: float) -> tuple[Any, Any]:
+    return mpmath.mpf(x), mpmath.mpf(y)
 
 
 def _rounded(value: object) -> str:

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from derive_triplet import DISTANCES, LOSSES, differentiate, generate
 from derive_triplet.cli import main
-from derive_triplet.derive import api
+from derive_triplet.derive import requests
 from derive_triplet.derive.regenerate import write
 from derive_triplet.derive.targets import pdf as pdf_target
 from derive_triplet.derive.targets.base import MARK
@@ -251,8 +251,8 @@ def test_changed_file_is_shown_as_a_unified_diff(root: Path) -> None:
 @pytest.fixture
 def complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """All there is, of a catalogue of one distance and two losses."""
-    monkeypatch.setattr(api, "DISTANCES", {"l2": DISTANCES["l2"]})
-    monkeypatch.setattr(api, "LOSSES", {name: LOSSES[name] for name in ("softmax-mse", "hinge")})
+    monkeypatch.setattr(requests, "DISTANCES", {"l2": DISTANCES["l2"]})
+    monkeypatch.setattr(requests, "LOSSES", {name: LOSSES[name] for name in ("softmax-mse", "hinge")})
     make(tmp_path / "tree", " ".join(EVERYTHING))
     return tmp_path / "tree"
 
