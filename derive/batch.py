@@ -99,10 +99,10 @@ def make_all(
                 _tell_progress(tell, done, total, f"{done} of {total}")
                 wait([other for other in pending if not other.done()], return_when=FIRST_COMPLETED)
             tell("")
-            made, error = future.result()
-            if place == len(made) and error:
+            of_part, error = future.result()
+            if place == len(of_part) and error:
                 raise error
-            yield made[place]
+            yield of_part[place]
     finally:
         pool.shutdown(cancel_futures=True)
 

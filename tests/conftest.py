@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from derive_triplet.derive.typeset import ENGINE_VARIABLE, find_engine
+from derive_triplet.derive.targets import pdf as pdf_target
+from derive_triplet.derive.typeset import ENGINE_VARIABLE, Typeset, find_engine, typeset
 from derive_triplet.derive.verify import gpu, nvcc, nvrtc
 from derive_triplet.derive.verify.caffe import build as caffe
 from derive_triplet.derive.verify.caffe import gpu as caffe_gpu
@@ -71,7 +72,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compilers make once in a session what several tests ask for, in whatever process they run: it takes minutes.
+    """Compilers, and TeX, make once in a session what several tests ask for, in whatever process: it takes minutes.
 
     What is made depends on the sources and the options only. What is refused, and what is linked, is made anew.
     """
@@ -103,8 +104,13 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         made.chmod(0o755)
         return ""
 
+    def by_tex(text: str, engine: tuple[str, str]) -> Typeset:
+        made: Typeset = pickle.loads(remembered(shared, (text, engine), lambda: pickle.dumps(typeset(text, engine))))
+        return made
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nvrtc, "compile_source", by_nvrtc)
+        patch.setattr(pdf_target, "typeset", by_tex)
         for module in (caffe, caffe_gpu):
             patch.setattr(module, "run", by_command)
         yield

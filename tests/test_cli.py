@@ -413,6 +413,18 @@ def test_help_and_list_do_not_import_what_is_slow(arguments: str, banned: set[st
     assert set(done.stderr.splitlines()[-1].split()) == loaded
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--norm l3", "--target cudda", "--margin 1", "--check --dtype float31", "--version"]
+)
+def test_wrong_usage_is_told_before_sympy_is_imported(arguments: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "derive_triplet.cli", *shlex.split(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert done.returncode == (0 if arguments == "--version" else 2)
+    assert "derive_triplet.derive.catalogue" in imported
+    assert "sympy" not in imported
+
+
 # ---------------------------------------------------------------- exit status
 
 

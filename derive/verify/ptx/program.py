@@ -379,8 +379,9 @@ class Program:
             return np.where(valid, wanted, lane), valid
 
         # where all lanes shuffle in the same way, it is known now
-        constant = isinstance(by, Immediate) and isinstance(limits, Immediate)
-        known = chosen(np.arange(WARP), *(_integers(operand) for operand in (by, limits))) if constant else None
+        known = None
+        if isinstance(by, Immediate) and isinstance(limits, Immediate):
+            known = chosen(np.arange(WARP), _integers(by), _integers(limits))
 
         def run(frame: Frame, group: Group) -> None:
             if known is None:
