@@ -46,7 +46,7 @@ def made() -> Mapping[Objective, Product]:
     assert engine is not None
     texts = [generate(differentiate(o), "latex").files[0].text for o in (*OBJECTIVES, *NORMALIZED)]
     with ThreadPoolExecutor() as pool:
-        done = dict(zip(texts, pool.map(lambda text: typeset(text, engine), texts), strict=True))
+        done = dict(zip(texts, pool.map(lambda text: pdf_target.typeset(text, engine), texts), strict=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pdf_target, "typeset", lambda text, engine: done[text])
         return {o: generate(differentiate(o), "pdf", engine="tinytex") for o in (*OBJECTIVES, *NORMALIZED)}
