@@ -23,7 +23,7 @@ import unrolled
 BENCHMARKS: dict[str, ModuleType] = {
     "numpy": numpy_layer,
     "c": c_layer,
-    "tool": tool_time,
+    "tool_time": tool_time,
     "unrolled": unrolled,
 }
 """By name, in the order of the page: modules with a TITLE, an ABOUT, `measure(quick)` and `charts(rows)`."""
