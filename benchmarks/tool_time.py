@@ -22,8 +22,12 @@ combination, another process computes the reference of the verification while Sy
 of all combinations, each process takes an objective. So the ratios need processors that have little else to do."""
 
 _IMPORTS = "import sympy, numpy, jinja2, click"
-_CODE = ("--target", "numpy", "--target", "cuda", "--target", "caffe", "--target", "prototxt", "--target", "latex")
-_ALL = ("--norm", "all", "--loss", "all", *_CODE, "--no-verify")
+_TARGETS = ("numpy", "c", "cuda", "caffe", "prototxt", "latex")
+_ALL = (
+    *("--norm", "all", "--loss", "all"),
+    *(word for target in _TARGETS for word in ("--target", target)),
+    "--no-verify",
+)
 
 
 @dataclass(frozen=True)
