@@ -245,8 +245,10 @@ def remember(
 def cached_reference(objective: Objective, regime: Regime, row: int) -> Reference:
     """The reference of one row, computed once for all targets and for both float types where the inputs are equal."""
     held = slice(None) if regime.columns is None else list(regime.columns)
-    others = (0.0,) * bool(regime.copies)
-    rows = tuple((*(float(c) for c in embedding[row][held]), *others) for embedding in regime.embeddings)
+    alike = [int(at) for at in np.delete(np.arange(regime.x.shape[1]), held)[: bool(regime.copies)]]
+    rows = tuple(
+        tuple(float(c) for c in (*embedding[row][held], *embedding[row][alike])) for embedding in regime.embeddings
+    )
     key = (objective, rows, tuple(sorted(regime.parameters.items())), regime.copies)
     if key not in _references:
         _references[key] = reference(objective, rows[0], rows[1], rows[2], regime.parameters, regime.copies or 1)

@@ -62,6 +62,7 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
         _exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
         _exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
         *weighting_checks(runner, dtype, parameters),
+        _exactly("more rows than threads", dtype, partial(_over_many_rows, runner)),
     ]
     if not (full_range and is_in_two(depth) and _far_exponent(dtype)):
         return checks
@@ -335,6 +336,18 @@ def _isolated(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str
         return layer.results()
 
     return sum(differing_beside_bad_rows(partial(results, run), runner.batch(4, SHORT)) for run in runs)
+
+
+def _over_many_rows(runner: KernelRunner) -> int:
+    """How many numbers are wrong of the sum of losses, and of the upstream gradients of a mean over the active ones."""
+    layer = runner.layer(runner.batch(1, 1), _ones(runner))
+    losses = (np.arange(3 * REDUCTION_THREADS) % 3).astype(layer.losses.dtype)
+    layer.losses, layer.shape = layer.device.buffer("losses", losses), (len(losses), 1)
+    total = layer.reduced(1.0)
+    layer.share()
+    share = layer.real(1) / layer.real(np.count_nonzero(losses))
+    found = [np.asarray([total]), layer.upstream.array()]
+    return number_differing(found, [np.asarray([losses.sum()]), np.where(losses == 0, 0, share)])
 
 
 def _far(runner: KernelRunner, parameters: Mapping[str, float]) -> int:

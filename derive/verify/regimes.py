@@ -50,9 +50,9 @@ TIES = (
 class Regime:
     """A batch of triplets, arrays of shape (rows, dim), and the parameters to run it with.
 
-    columns: where the components stand that are not 0 in all embeddings; None for all. Where they are 0, no distance
-    depends on them, and the gradients are 0.
-    copies: the number of the others, if distances do depend on them; then their gradients are alike.
+    columns: where the components stand that are not all alike in an embedding; None for all. Where they are 0, no
+    distance depends on them, and the gradients are 0.
+    copies: the number of the others, if distances do depend on them; then their gradients are alike, too.
     """
 
     name: str
@@ -77,7 +77,8 @@ def regimes(
 ) -> Iterator[Regime]:
     """All regimes for one objective; `parameters` are the values to verify with, defaults included.
 
-    dims: numbers of components over which a few are scattered, for code that treats long rows in ways of their own.
+    dims: numbers of components, a few of which are scattered among others that are alike, for code that treats long
+        rows in ways of their own.
     full_range: with distances whose squares are beyond the type, from subnormal ones to the largest.
     The batches are the same on every run and every machine. Of a loss of one's own, there are no rows where it is not
     defined, where squares of parts of its formula leave the range of the type, or where rounding decides on which side
@@ -252,20 +253,24 @@ def _regimes(
     distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
     if _is_on_one_side(objective.loss, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
+    # whether each of many components that are alike, and not 0, adds to a distance
+    adds_up = not (objective.of_units or _takes_maxima(objective))
     if full_range and dtype in FAR_SCALES:
-        for name, scales in _far(dtype):
-            made = regime(name, *(normal(1, 3, scale) for scale in scales))
-            if not _is_beside_a_kink(objective, made, dtype):
-                yield made
+        far_ones = [regime(name, *(normal(1, 3, scale) for scale in scales)) for name, scales in _far(dtype)]
+        if adds_up:
+            small = regime("many subnormal squares", *_many_small(dtype))
+            far_ones.append(replace(small, columns=(0,), copies=small.x.size - 1))
+        yield from (made for made in far_ones if not _is_beside_a_kink(objective, made, dtype))
     for dim in dims:
         columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 2, replace=False)), dim - 1)
-        scattered = [np.zeros((3, dim), FORMATS[dtype].dtype) for _ in range(3)]
+        others = _of_many(objective, dim, parameters) if adds_up else 0.0
+        scattered = [np.full((3, dim), value, FORMATS[dtype].dtype) for value in (0.0, others, others / 2)]
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))
         if _takes_maxima(objective):
             for embedding, tied in zip(scattered, TIES, strict=True):
                 embedding[0, columns] = tied[0]
-        copies = dim - len(columns) if depends_on_zeros(objective) else 0
+        copies = dim - len(columns) if others or depends_on_zeros(objective) else 0
         yield replace(regime(f"{len(columns)} of {dim} components", *scattered), columns=columns, copies=copies)
     for changed in parameters_on_the_kinks(objective, parameters):
         x, x_pos, x_neg = (np.array([row]) for row in ON_THE_KINK[objective.of_units])
@@ -277,6 +282,12 @@ def other_parameters(objective: Objective, parameters: Mapping[str, float]) -> d
     domains = {p.name: p for p in objective.parameters}
     changed = {name: 0.625 * value + 0.0625 for name, value in parameters.items()}
     return {name: value if domains[name].holds(value) else 0.375 + value for name, value in changed.items()}
+
+
+def _of_many(objective: Objective, dim: int, parameters: Mapping[str, float]) -> float:
+    """A power of 2: if so many components differ by it, their distance is about 1, to which each of them counts."""
+    far = distance_value(objective.distance, [mpmath.mpf(1)], [mpmath.mpf(0)], parameters, dim)
+    return float(2.0 ** -round(float(mpmath.log(far, 2)) / _degree(objective)))
 
 
 def depends_on_zeros(objective: Objective) -> bool:
@@ -314,6 +325,13 @@ def _far(dtype: str) -> Iterator[tuple[str, tuple[float, float, float]]]:
         ("the largest", format_.largest / 4),
     ):
         yield name, (scale, scale, scale)
+
+
+def _many_small(dtype: str) -> tuple[Array, Array, Array]:
+    """Squares that have lost digits, below the normal range, and so many of them that their sum is in it."""
+    scale = math.sqrt(FORMATS[FORMATS[dtype].computed_in].tiny) / 8
+    x, x_pos, x_neg = (np.full((1, 64), value * scale) for value in (0.0, 1.0254, 1.1416))
+    return x, x_pos, x_neg
 
 
 def _degree(objective: Objective) -> float:

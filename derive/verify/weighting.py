@@ -19,7 +19,7 @@ from .report import Check
 
 REDUCTIONS = ("sum", "mean", "mean-active")
 DIM = 25  # no access of several components fits
-_ORDINARY, _AT_REST = 6, 2  # rows
+_ORDINARY, _AT_REST = 7, 2  # rows; more of them are active than not, so that no count is that of the others
 _FAR = 2.0**13  # times the others is a negative of a row at rest
 
 Results = tuple[Any, Sequence[Array]]
@@ -78,14 +78,16 @@ class _Weighting:
             Check("weights", "0 for rows of NaN and Inf", self.dtype, self.error_of_masked(weights), BOUND),
             self.exactly("NaN in other rows", self.hidden(weights)),
             self.exactly("no row is active", self.nonzero_without_active()),
+            Check("weights", "none given", self.dtype, self.error_without_weights(), BOUND),
         )
 
     def exactly(self, regime: str, differing: int) -> Check:
         return Check("weights", regime, self.dtype, differing, 0, unit="numbers")
 
-    def run(self, reduction: str, weights: Array, batch: Sequence[Array] | None = None) -> Results:
+    def run(self, reduction: str, weights: Array | None, batch: Sequence[Array] | None = None) -> Results:
         x, x_pos, x_neg = batch or self.batch
-        return self.runner(x, x_pos, x_neg, self.parameters, reduction, weights.astype(self.computed_in))
+        given = None if weights is None else weights.astype(self.computed_in)
+        return self.runner(x, x_pos, x_neg, self.parameters, reduction, given)
 
     def error(self, found: Results, reduction: str, weights: Array) -> float:
         """In ULPs, of a loss at the size of what is added, of a gradient at that of its row's largest."""
@@ -115,6 +117,12 @@ class _Weighting:
         if any(np.any(np.asarray(gradients)[:, out]) for _, gradients in results.values()):
             return math.inf
         return float(np.max([self.error(found, reduction, weights) for reduction, found in results.items()]))
+
+    def error_without_weights(self) -> float:
+        """The error of the mean over the active rows; other reductions are compared with the rows by `checks`."""
+        reductions = [reduction for reduction in self.reductions if reduction == "mean-active"]
+        ones = np.ones(len(self.loss))
+        return max((self.error(self.run(reduction, None), reduction, ones) for reduction in reductions), default=0.0)
 
     def hidden(self, weights: Array) -> int:
         """How many numbers are not NaN that are without weights, or whose gradients are, where the weight is not 0."""

@@ -1,6 +1,7 @@
-"""Small errors in Python text: each mutant is the text with one operator, number, comparison or statement changed.
+"""Small errors in texts: each mutant is the text with one operator, number, comparison or statement changed.
 
-What a reader does not run is left alone: docstrings, annotations, decorators, the texts of messages, and assertions.
+What is not run is left alone: docstrings, annotations, decorators, the texts of messages, assertions, imports for
+types, and in templates comments and tags. So is `strict` of `zip`, which only says that lengths are equal.
 """
 
 from __future__ import annotations
@@ -39,12 +40,16 @@ _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "pos": "neg", 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`text` is the whole text with `old`, which stands on `line`, replaced by `new`."""
+    """`text` is the whole text with `old`, which stands on `line`, replaced by `new`.
+
+    within: the lines of the statement that it is in.
+    """
 
     line: int
     old: str
     new: str
     text: str
+    within: range = range(0)
 
     def __str__(self) -> str:
         return f"line {self.line}: {' '.join(self.old.split())} -> {' '.join(self.new.split())}"
@@ -61,31 +66,42 @@ def mutants_of(text: str) -> list[Mutant]:
     code = text.encode()  # columns of `ast` count bytes
     starts = [0, *accumulate(map(len, code.splitlines(keepends=True)))]
     found: dict[str, Mutant] = {}
-    for node, new in _mutations(ast.parse(text)):
+    for node, new, within in _mutations(ast.parse(text), range(0)):
         first = starts[node.lineno - 1] + node.col_offset
         last = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
         changed = (code[:first] + new.encode() + code[last:]).decode()
-        found.setdefault(changed, Mutant(node.lineno, code[first:last].decode(), new, changed))
+        found.setdefault(changed, Mutant(node.lineno, code[first:last].decode(), new, changed, within))
     return sorted(found.values(), key=lambda mutant: mutant.line)
 
 
-def _mutations(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+_Mutation = tuple[ast.expr | ast.stmt, str]
+
+
+def _mutations(node: ast.AST, within: range) -> Iterator[tuple[ast.expr | ast.stmt, str, range]]:
     children: Iterable[ast.AST]
+    if isinstance(node, ast.stmt):
+        body = getattr(node, "body", None) or getattr(node, "cases", None)
+        head = max(node.lineno, _line(body[0]) - 1) if body else node.end_lineno or 0
+        within = range(node.lineno, head + 1)
     match node:
-        case ast.JoinedStr() | ast.Assert():
+        case ast.JoinedStr() | ast.Assert() | ast.keyword(arg="strict") | ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return
         case ast.FunctionDef(body=body) | ast.ClassDef(body=body):
             children = body
         case ast.AnnAssign(value=value):
             children = [value] if value else []
         case _:
-            yield from _own(node)
+            yield from ((changed, new, within) for changed, new in _own(node))
             children = ast.iter_child_nodes(node)
     for child in children:
-        yield from _mutations(child)
+        yield from _mutations(child, within)
 
 
-def _own(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+def _line(node: ast.AST) -> int:
+    return node.pattern.lineno if isinstance(node, ast.match_case) else node.lineno  # type: ignore[attr-defined]
+
+
+def _own(node: ast.AST) -> Iterator[_Mutation]:
     """The mutants of a node itself, as texts that stand in its place."""
     match node:
         case ast.BinOp(op=op) if type(op) in _OPERATORS:
@@ -107,6 +123,8 @@ def _own(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
             yield node, _changed(node, test=ast.UnaryOp(ast.Not(), test))
         case ast.If(test=test) | ast.While(test=test) if not isinstance(test, ast.Constant | ast.Compare):
             yield test, f"(not ({ast.unparse(test)}))"
+        case ast.Raise(exc=ast.Call(func=ast.Name(id="AssertionError"))):
+            return  # what is never reached
         case ast.Expr(value=ast.Call()) | ast.AugAssign() | ast.Raise() | ast.Break() | ast.Continue():
             yield node, "pass"
 
@@ -118,12 +136,12 @@ def _changed(node: ast.expr, **fields: object) -> str:
     return f"({ast.unparse(changed)})"
 
 
-_OF_C = re.compile(r"(?<= )[-+*/<>](?= )|(?<= )(?:[<>!=]=|[-+]=)(?= )|\bT\([01]\)|(?<=[ (])-(?=\w)|&&|\|\|")
 _CHANGED = {
     "+": "-",
     "-": "+",
     "*": "/",
     "/": "*",
+    "%": "/",
     "<": "<=",
     ">": ">=",
     "<=": "<",
@@ -132,23 +150,65 @@ _CHANGED = {
     "!=": "==",
     "+=": "-=",
     "-=": "+=",
+    "*=": "/=",
+    "/=": "*=",
+    "|=": "&=",
     "&&": "||",
     "||": "&&",
-    "T(0)": "T(1)",
-    "T(1)": "T(2)",
+    "min": "max",
+    "max": "min",
+    "true": "false",
+    "false": "true",
+    "pos": "neg",
+    "neg": "pos",
 }
+_OF_TEXT = re.compile(
+    r"(?<= )(?:[-+*/%<>]|[<>!=]=|[-+*/|]=|&&|\|\|)(?= )"  # operators, which formatted code has spaces around
+    r"|(?<=[ (])-(?=[\w.])"  # signs
+    r"|(?<![\w.])\d+(?![\w.])|(?<![\w.])\d+\.\d*(?:e[-+]?\d+)?f?"  # numbers
+    r"|\b(?:min|max|true|false)\b|(?<=_)(?:pos|neg)\b"
+)
+_STATEMENT = re.compile(
+    r"(?:if \(.*\) |case .*: )?(?:break|continue|return|(?:[\w.>*:\[\]-]|->)+(?: [-+*/|]?= |\()).*;$"
+)
+_LEFT_ALONE = re.compile(
+    r"//.*|/\*.*?\*/|^ *\* .*|#(?!pragma unroll).*|\btemplate <.*|\"(?:[^\"\\\n]|\\.)*\"|^ *typedef .*", re.MULTILINE
+)
+_TAGS = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}|<#.*?#>|<%.*?%>|<<(?! ?<).*?>>", re.DOTALL)
 
 
-def c_mutants_of(text: str) -> list[Mutant]:
-    """Every mutant of a C++ text: an operator, a sign, or a 0 or 1 changed, outside of comments and directives."""
-    found, at = [], 0
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
-        code = "" if line.lstrip().startswith(("#", "template")) else line.split("//")[0]
-        for match in _OF_C.finditer(code):
-            old, (first, last) = match[0], match.span()
-            new = "" if old == "-" and code[last] != " " else _CHANGED[old]
-            shown = code[max(0, first - 20) : first], code[last : last + 20]
+def text_mutants_of(text: str, tags: bool = False, comment: str = "") -> list[Mutant]:
+    """Every mutant of C++, or of a text that is no code: an operator, a sign, a number or a name changed, or no line.
+
+    tags: whether the text is a template, whose tags stay. comment: what begins one, where it is not C++.
+    """
+    left_alone = re.compile(rf"{comment}.*|\"[^\"\n]*\"") if comment else _LEFT_ALONE
+    code = _TAGS.sub(_hidden, text) if tags else text
+    code = left_alone.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), code)
+    found: list[Mutant] = []
+    at = 0
+    for number, (line, bare) in enumerate(zip(text.splitlines(True), code.splitlines(True), strict=True), start=1):
+        changes = [(match.span(), _changed_word(match[0], bare, match.end())) for match in _OF_TEXT.finditer(bare)]
+        if _STATEMENT.match(bare.strip()) and bare.count("(") == bare.count(")"):
+            first = len(bare) - len(bare.lstrip())
+            changes.append(((first, len(line.rstrip("\n"))), ";"))
+        for (first, last), new in changes:
+            shown = line[max(0, first - 20) : first], line[last : last + 20]
             changed = text[: at + first] + new + text[at + last :]
-            found.append(Mutant(number, old.join(shown), new.join(shown), changed))
+            found.append(Mutant(number, line[first:last].join(shown), new.join(shown), changed))
         at += len(line)
     return found
+
+
+def _hidden(match: re.Match[str]) -> str:
+    """A tag as a name, or as nothing where it is none, in as many characters."""
+    name = match[0].startswith(("{{", "<<"))
+    return "".join("\n" if character == "\n" else "J" if name else " " for character in match[0])
+
+
+def _changed_word(old: str, line: str, end: int) -> str:
+    if old == "-" and line[end] != " ":
+        return ""
+    if old.isdigit():
+        return str(int(old) + 1)
+    return _CHANGED.get(old) or (f"(1024 * {old})" if float(old.rstrip("f")) else "1.0")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mutation.mutants import c_mutants_of, mutants_of, sample
+from mutation.mutants import mutants_of, sample, text_mutants_of
 
 RUN = Path(__file__).with_name("run.py")
 TARGET = '''"""A docstring: 1 + 1."""
@@ -40,8 +40,14 @@ def test_a_mutant_that_no_test_sees_is_reported(tmp_path: Path) -> None:
     survived = [line.partition(" line ")[2] for line in done.stdout.splitlines() if line.startswith("survived: ")]
     assert survived == ["6: x > 10 -> (x >= 10)"]
     assert "line 8: x + 1 -> (x - 1): killed" in done.stdout
-    assert f"| {tmp_path / 'target.py'} | 5 | 2 | 1 | 0 | 1 |" in done.stdout
+    assert f"| {tmp_path / 'target.py'} | 5 | 2 | 1 | 0 | 0 | 1 |" in done.stdout
     assert (tmp_path / "target.py").read_text() == TARGET
+
+
+def test_a_mutant_that_no_test_reaches_is_told_apart(tmp_path: Path) -> None:
+    done = run(tmp_path, TESTS.replace("(clamped(1), clamped(20)) == (2, 10)", "clamped(20) == 10"))
+    assert "line 8: x + 1 -> (x - 1): not reached" in done.stdout, done.stderr
+    assert f"| {tmp_path / 'target.py'} | 5 | 2 | 0 | 0 | 1 | 1 |" in done.stdout
 
 
 def test_nothing_is_said_without_tests_that_import_the_module(tmp_path: Path) -> None:
@@ -59,9 +65,30 @@ def test_mutants_are_of_what_runs_and_stand_where_they_say() -> None:
 
 
 def test_mutants_of_c_are_of_code() -> None:
-    found = [mutant.text for mutant in c_mutants_of("#define A a + b\nx = -a + T(0);  // a + b\n")]
+    found = [mutant.text for mutant in text_mutants_of("#define A a + b\nx = -a + T(0);  // a + b\n")]
     assert found == [
         "#define A a + b\nx = a + T(0);  // a + b\n",
         "#define A a + b\nx = -a - T(0);  // a + b\n",
         "#define A a + b\nx = -a + T(1);  // a + b\n",
+        "#define A a + b\n;\n",
     ]
+
+
+def test_mutants_of_a_template_leave_its_tags_alone() -> None:
+    text = '{# 1 + 1 #}{% if n + 1 %}\n    x_pos += {{ n - 1 }} * 2.5f;\n{% endif %}\n/* 1 + 1 */ f("1 + 1");\n'
+    found = [mutant.text for mutant in text_mutants_of(text, tags=True)]
+    line = "    x_pos += {{ n - 1 }} * 2.5f;"
+    changed = (
+        line.replace("pos", "neg"),
+        line.replace("+=", "-="),
+        line.replace("*", "/"),
+        line.replace("2.5f", "(1024 * 2.5f)"),
+        "    ;",
+    )
+    assert found == [text.replace(line, new) for new in changed]
+    assert [m.text for m in text_mutants_of("% 1\n$a + 2$\n", comment="%")] == ["% 1\n$a - 2$\n", "% 1\n$a + 3$\n"]
+
+
+def test_statements_are_known_by_their_lines() -> None:
+    (first, *_, last) = mutants_of("if a == (1 +\n 2):\n  b(\n   3 + 3)\n")
+    assert (list(first.within), list(last.within)) == ([1, 2], [3, 4])

@@ -392,6 +392,8 @@ def test_a_launch_that_fails_is_returned(launchers: Callable[[Objective], Launch
 
 # ---------------------------------------------------------------- what they refuse
 
+MOST_ELEMENTS = (2**63 - 1) // 8
+"""Of a matrix, of which 8 bytes each can be reached; the launchers here are called with rows of 8."""
 BAD_PARAMETERS = {"positive": (0.0, -1.0, np.nan, np.inf, -np.inf), "nonnegative": (-1.0, np.nan, np.inf, -np.inf)}
 
 
@@ -404,6 +406,9 @@ def bad_arguments(of: Launchers, kind: str, scalar: FloatType) -> Iterable[tuple
         # more elements than an address can reach
         yield INVALID_VALUE, {"rows": 2**62}
         yield INVALID_VALUE, {"rows": 2**31, "dim": 2**31}
+        yield INVALID_VALUE, {"rows": MOST_ELEMENTS // 8 + 1}
+    if kind == "reduce":
+        yield INVALID_VALUE, {"rows": 1, "loss": None}
     for name, value in arguments.items():
         if isinstance(value, ADDRESS) and name != "stream":
             if name != OPTIONAL:
@@ -428,6 +433,7 @@ def check_refusals(of: Launchers, scalar: FloatType) -> None:
             assert of.call(kind, scalar, rows=0, **pointers) == (SUCCESS, []), "an empty batch may have no memory"
             if "dim" in of.arguments(kind, scalar):
                 assert of.call(kind, scalar, rows=0, dim=0) == (INVALID_VALUE, [])
+                assert_starts(of, kind, scalar, rows=MOST_ELEMENTS // 8)
     for parameter in of.objective.parameters:
         if parameter.domain == "nonnegative":
             assert_starts(of, "forward", scalar, **{parameter.name: 0.0})
@@ -523,6 +529,7 @@ PLANTS = [
     Plant("infinity is a parameter", r" && std::isfinite\(.*\)\)\)", "))"),
     Plant("negative rows", r"rows >= 0 && ", ""),
     Plant("too many elements", r" && rows <= LLONG_MAX / 8 / dim", ""),
+    Plant("fewer elements", r"LLONG_MAX / 8 / dim", "LLONG_MAX / 9 / dim"),
     Plant("null pointers", r"\(pointers == nullptr\)", "(pointers && false)"),
     Plant(
         "pointers that are not checked",
@@ -536,13 +543,22 @@ PLANTS = [
 ]
 
 
+def check(folder: Path, change: Callable[[str], str] = str) -> None:
+    """The launchers of one float type, changed."""
+    compiled(made(SCALED, ("float16",)), folder, change)
+    of = Launchers(linked(folder), SCALED)
+    for each in (check_starts, check_refusals, check_failures):
+        each(of, FLOAT_TYPES["float16"])
+
+
+def test_what_errors_are_planted_into_is_right(tmp_path: Path) -> None:
+    check(tmp_path)
+
+
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.what)
 def test_an_error_planted_into_the_launchers_is_seen(plant: Plant, tmp_path: Path) -> None:
-    compiled(made(SCALED, ("float16",)), tmp_path, plant.into)
-    of = Launchers(linked(tmp_path), SCALED)
     with pytest.raises(AssertionError):
-        for check in (check_starts, check_refusals, check_failures):
-            check(of, FLOAT_TYPES["float16"])
+        check(tmp_path, plant.into)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
 import pytest
 from objectives import COVER
 
@@ -66,6 +67,21 @@ def test_types_of_16_bits_are_right_on_architectures_that_have_them_and_that_do_
     checks = executed.execute(product, dtype, compiled, Depth.MOST)
     assert {"loss", "gradient", "mean and sum", "bytes moved", "NaN stays in its row"} <= {c.name for c in checks}
     assert [check for check in checks if not check.passed] == []
+
+
+@pytest.mark.parametrize("pattern", ["", r" \+ odd"], ids=["right", "ties up"])
+def test_bfloat16_is_rounded_to_even_where_two_numbers_are_as_near(pattern: str) -> None:
+    product = planted(made("l2-squared", "hinge", "bfloat16"), pattern or "^", "")
+    names = [qualified(product.objective.stem, kernel) for kernel in kernels_to_execute("bfloat16", Depth.SHORT)]
+    compiled = nvrtc.compile_source(product.text(".cuh"), "sm_75", names)
+    layer = executed.on_cpu(product, "bfloat16", compiled).layer(
+        [np.full((1, 1), component, np.float32) for component in (0.0, 0.5, 0.0)], {"margin": 1.0}
+    )
+    found = []
+    for step in (1, 3, -1, -3):
+        layer.fused((1 + abs(step) * 2.0**-8) * np.sign(step))  # is the gradient of x_pos
+        found.append(float(layer.gradients()[1][0, 0]))
+    assert (found == [1, 1 + 2.0**-6, -1, -1 - 2.0**-6]) == (not pattern)
 
 
 # ---------------------------------------------------------------- errors planted into the kernels
@@ -155,6 +171,8 @@ PLANTS = [
     Plant(
         "all of 32 warps", r"lane < Threads / 32 \? partial\[lane\]", "true ? partial[lane % (Threads / 32)]", "loss"
     ),
+    Plant("the last warp left out", r"lane < Threads / 32", "lane < Threads / 32 - 1", "gradient"),
+    Plant("warps of 33", r"lane = threadIdx\.x % 32", "lane = threadIdx.x % 33", "more rows than threads"),
     Plant("a pack too many", r"pack < packs", "pack <= packs", "runs"),
     Plant("a pack too few", r"pack < packs", "pack < packs - 1", "runs"),
     Plant("a pack too many in a long row", r"pack < row\.dim / V", "pack <= row.dim / V", "runs"),
@@ -189,6 +207,8 @@ PLANTS = [
     Plant("masked rows in the sum", r"upstream\[i\] == T\(0\) \? 0\.0 : ", "", "weights"),
     Plant("a sum without weights", r"double\(upstream\[i\]\) \*", "", "weights"),
     Plant("all rows counted as active", r"count \+= .* != 0;", "count += 1;", "weights"),
+    Plant("the other rows counted as active", r"(count \+= .*) != 0;", r"\1 == 0;", "weights"),
+    Plant("shares of 2 where there are no weights", r"upstream\[i\] : T\(1\)", "upstream[i] : T(2)", "weights"),
     Plant("division by no active rows", r"weighted.* != 0 \? (own / .*) : T\(0\)", r"\1", "weights", loss="hinge"),
     Plant("shares without weights", r"upstream \? upstream\[i\] : T\(1\)", "T(1)", "weights"),
     Plant("mean not divided", r"T\(factor \* sum\)", "T(sum)", "mean and sum"),

@@ -145,6 +145,7 @@ PLANTS = [
     Plant("a distance left scaled", r"scaled_pos / scale_sum_pos", "scaled_pos", norm="l2", seen_by="loss"),
     Plant("too small a scale", r"2\.0\*\*106", "2.0**57", norm="l2", seen_by="gradient"),
     Plant("squares below the threshold", r"2\.0\*\*-(126|102)", "2.0**-149", norm="l2", seen_by="gradient"),
+    Plant("many squares below the threshold", r"2\.0\*\*-(102|969)", "0.0", norm="l2", seen_by="gradient"),
     Plant("an overflow not noticed", r"<= largest", "<= np.inf", norm="l2", seen_by="gradient"),
     # blocks of rows and pieces of columns
     Plant("last row of a block left out", r"min\(first \+ rows, end\)", "min(first + rows, end) - 1"),

@@ -31,7 +31,7 @@ class Plant:
 
 
 ANY, POWERS, NONE = "any", "powers of 2", "no row is active"
-MASKED, HIDDEN = "0 for rows of NaN and Inf", "NaN in other rows"
+MASKED, HIDDEN, WITHOUT = "0 for rows of NaN and Inf", "NaN in other rows", "none given"
 
 PLANTS = [
     Plant("one gradient without weights", r"factors\[rows\] \* s\b", "(s is saved[0] or factors[rows]) * s", ANY),
@@ -67,7 +67,7 @@ def test_right_code_passes_and_every_check_is_made(loss: str, normalize: bool) -
     for dtype in product.settings.dtypes:
         checks = weighting_checks(runner(load(product)), dtype, product.settings.values(product.objective))
         assert [check for check in checks if not check.passed] == []
-        assert [check.regime for check in checks] == [ANY, POWERS, MASKED, HIDDEN, NONE]
+        assert [check.regime for check in checks] == [ANY, POWERS, MASKED, HIDDEN, NONE, WITHOUT]
 
 
 @pytest.mark.parametrize("parameter", [1e-5, 0.07, 1e10])
@@ -86,6 +86,25 @@ def test_rows_that_come_to_no_number_are_not_judged() -> None:
         return np.full(len(arrays[0]), np.nan), [np.full_like(array, np.nan) for array in arrays[:3]]
 
     assert weighting_checks(never, "float64", {}) == ()
+
+
+def test_a_mean_over_the_active_rows_that_takes_all_of_them_where_no_weights_are_given_is_seen() -> None:
+    right = runner(load(generate(differentiate("l2", "hinge"), "numpy")))
+
+    def wrong(*arguments: Any) -> Any:
+        (*batch, parameters, reduction, weights) = arguments if len(arguments) == 6 else (*arguments, "none", None)
+        if weights is None and reduction == "mean-active":
+            reduction = "mean"
+        return right(*batch, parameters, reduction, weights)
+
+    failed = [check.regime for check in weighting_checks(wrong, "float64", {"margin": 0.2}) if not check.passed]
+    assert failed == [WITHOUT]
+
+
+def test_as_many_rows_are_not_active_as_are_would_hide_an_error() -> None:
+    plant = Plant("the others counted", r"np\.count_nonzero\(weights \* active\)", "np.sum(weights * active == 0)", ANY)
+    report = verify(plant.into(generate(differentiate("l2", "hinge"), "numpy"), ".py"))
+    assert plant.seen_by in {check.regime for check in report.failures}, str(report)
 
 
 def test_what_raises_is_a_finding() -> None:
@@ -111,4 +130,4 @@ def test_rows_at_rest_have_weights_but_are_not_active() -> None:
 
     assert all(check.passed for check in weighting_checks(noted, "float64", {"margin": 0.2}))
     assert {calls[at][0] for at in range(3)} == set(REDUCTIONS)
-    assert all(1 < active < weighted < 8 for _, weighted, active in calls[:3])
+    assert all(1 < active < weighted < 9 for _, weighted, active in calls[:3])

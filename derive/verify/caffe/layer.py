@@ -135,13 +135,10 @@ class LayerRunner:
         weights: Array | None = None,
     ) -> tuple[Any, Sequence[Array]]:
         batch, rows = (x, x_pos, x_neg), len(x)
-        if weights is not None:
+        if reduction != "none":
             total, gradients = self.run(batch, rows, 1, parameters, reduction, weights)
             return total[0], gradients
-        weight = 1 if reduction == "mean" else rows  # of a mean
-        total, gradients = self.run(batch, rows, weight, parameters)
-        if reduction != "none":
-            return total[0], gradients
+        _, gradients = self.run(batch, rows, rows, parameters)
         losses, alone = self.run(batch, 1, 1, parameters)
         return losses, [np.where(a == b, a, np.nan) for a, b in zip(gradients, alone, strict=True)]
 

@@ -1,0 +1,302 @@
+"""What mutants are made of, and who has to see them: modules by their tests, templates and texts by verification.
+
+A judge runs in a process of its own, forked for it: it may change what it has imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+from mutants import Mutant, mutants_of, text_mutants_of
+
+ROOT = Path(__file__).parents[2]
+DTYPES = ("float32", "float64")
+SURVIVED, KILLED, UNREACHED, UNUSED = 0, 1, 2, 77
+_PRELOADED = ("click", "jinja2", "mpmath", "numpy", "sympy")
+
+_KERNEL = "tests/test_kernel.py"
+_DIFFERENTIATE = "tests/test_differentiate.py"
+_SURVIVORS = "tests/mutation/test_survivors.py"
+_CURVATURE = "tests/verify/test_curvature.py"
+_CHECKS = "tests/verify/test_checks.py"
+_RESCALE = "tests/test_rescale.py"
+_LAUNCHERS = "tests/targets/test_launchers.py::test_"
+_CUSTOM = "tests/test_custom.py::test_"
+_REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
+_NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
+_CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
+TESTS: Mapping[str, tuple[str, ...]] = {
+    "derive/compose.py": ("tests/test_compose.py",),
+    "derive/evaluate.py": ("tests/test_evaluate.py", "tests/test_functions.py", "tests/test_steps.py"),
+    "derive/expression.py": ("tests/test_expression.py", _REFUSED, _NO_LOSS, "tests/test_fuzz.py", _SURVIVORS),
+    "derive/formats.py": ("tests/test_formats.py", _CHECKS),
+    "derive/functions.py": ("tests/test_functions.py", "tests/test_stabilise.py", _DIFFERENTIATE),
+    "derive/hvp.py": ("tests/test_hvp.py", _CURVATURE),
+    "derive/kernel.py": (_KERNEL, _RESCALE, "tests/test_hvp.py"),
+    "derive/largest.py": (_KERNEL, _RESCALE, _SURVIVORS),
+    "derive/launches.py": (f"{_LAUNCHERS}what_errors_are_planted_into_is_right", "tests/verify/test_selection.py"),
+    "derive/lemmas.py": (_SURVIVORS, _DIFFERENTIATE, _KERNEL),
+    "derive/lower.py": (_KERNEL, _SURVIVORS, _CANCELS),
+    "derive/normalization.py": (_DIFFERENTIATE, _KERNEL),
+    "derive/parity.py": ("tests/test_parity.py",),
+    "derive/properties.py": (_DIFFERENTIATE, "tests/test_proof.py"),
+    "derive/regenerate.py": ("tests/test_regenerate.py",),
+    "derive/rescale.py": (_RESCALE, "tests/test_properties.py"),
+    "derive/second.py": ("tests/test_second.py",),
+    "derive/stabilise.py": ("tests/test_stabilise.py", _DIFFERENTIATE),
+    "derive/steps.py": ("tests/test_steps.py", _DIFFERENTIATE),
+    "derive/units.py": (_SURVIVORS, _KERNEL),
+    "derive/verify/checks.py": (_SURVIVORS, _CHECKS),
+    "derive/verify/curvature.py": (_CURVATURE,),
+    "derive/verify/naive.py": ("tests/verify/test_accuracy.py",),
+    "derive/verify/products.py": (_CURVATURE,),
+    "derive/verify/reference.py": ("tests/verify/test_reference.py", _SURVIVORS),
+    "derive/verify/regimes.py": ("tests/verify/test_regimes.py", _CHECKS),
+    "derive/verify/weighting.py": ("tests/verify/test_weighting.py",),
+}
+"""For each module the tests that have to see its mutants."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What verifies a template: its target's products of objectives ('distance/loss'), then tests."""
+
+    target: str
+    objectives: tuple[str, ...] = ("l2/softmax-mse", "lp/softmax-mse", "l1/hinge", "cosine/softmax-nll")
+    dtypes: tuple[str, ...] = ("float32",)
+    tests: tuple[str, ...] = ()
+    tried: int = 1  # products that a mutant differs in, at most
+    has_nvcc: bool = True
+
+    def products(self) -> Iterator[Any]:
+        from derive_triplet import differentiate, generate
+
+        for named in self.objectives:
+            yield generate(differentiate(*named.split("/")), self.target, dtypes=list(self.dtypes))
+
+
+TEMPLATES: Mapping[str, Judges] = {
+    "templates/cuda/half.cuh.jinja": Judges("cuda", dtypes=("float16",)),
+    "templates/cuda/bfloat16.cuh.jinja": Judges("cuda", dtypes=("bfloat16",)),
+    **dict.fromkeys(
+        ("templates/cuda/*.cu.jinja", "templates/cuda/signatures.jinja"),
+        Judges(
+            "cuda",
+            (),
+            tests=(
+                f"{_LAUNCHERS}what_errors_are_planted_into_is_right",
+                f"{_LAUNCHERS}launchers_start_the_kernels_that_verification_executes",
+                f"{_LAUNCHERS}launchers_start_nothing_with_arguments_that_cannot_be",
+            ),
+        ),
+    ),
+    # all functions are in all products, those that a product does not use as well
+    "templates/cpp/functions.jinja": Judges(
+        "cuda",
+        ("l2/softmax-mse", "l1/softmax-nll", "l2/hinge"),
+        ("float32", "float64"),
+        (f"{_CUSTOM}every_function_is_executed_in_kernels",),
+        tried=3,
+    ),
+    "templates/cpp/scales.jinja": Judges("cuda", ("l2/softmax-mse",), ("float32", "float64")),
+    "templates/cpp/*": Judges("cuda"),
+    "templates/cuda/*": Judges("cuda"),
+    "templates/caffe/layer.cu.jinja": Judges("caffe", ("l2/hinge",), ("float32",)),
+    "templates/caffe/*": Judges("caffe", ("l2/hinge",), ("float32",), has_nvcc=False),
+    "templates/prototxt/*": Judges("prototxt", ("l2/softmax-mse",), DTYPES, ("tests/targets/test_prototxt.py",)),
+    "templates/latex/*": Judges(
+        "latex", ("l2/softmax-mse", "l2/hinge", "cosine/softmax-nll"), DTYPES, ("tests/test_latex.py",)
+    ),
+}
+"""By pattern, of which the first holds."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A text with its mutants. judge: what becomes of one; of None, that is of the text as it is, SURVIVED."""
+
+    name: str
+    mutants: Sequence[Mutant]
+    judge: Callable[[Mutant | None], int]
+
+
+def subject(name: str, tests: Sequence[str], folder: Path) -> Subject:
+    """By the name on the command line. tests: instead of those that are known. folder: for what is found out."""
+    if name.endswith(".jinja"):
+        return _template(name, tests)
+    return _text(name) if ":" in name else _module(name, tests or TESTS.get(name, ()), folder)
+
+
+# ---------------------------------------------------------------- modules
+
+
+class Watch:
+    """A plugin of pytest: how long every test takes, and which lines of a file it runs; '' is before all tests."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.seen, self._lines = file, {"": (0.0, set[int]())}, set[int]()
+        self._lines = self.seen[""][1]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        began, self._lines = time.perf_counter(), set()
+        result = yield
+        self.seen[item.nodeid] = time.perf_counter() - began, self._lines
+        return result
+
+    def trace(self, frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename == self.file:
+            self._lines.add(frame.f_lineno)
+            return self.trace
+        return None
+
+
+class Order:
+    """A plugin of pytest: tests that run a line come first, the quickest before; others may use what they made."""
+
+    def __init__(self, seen: Mapping[str, tuple[float, set[int]]], within: range) -> None:
+        self.seen, self.within = seen, within
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=self._rank)
+
+    def _rank(self, item: pytest.Item) -> tuple[bool, float]:
+        duration, lines = self.seen.get(item.nodeid, (0.0, set[int]()))
+        return lines.isdisjoint(self.within), duration
+
+
+def _module(path: str, tests: Sequence[str], folder: Path) -> Subject:
+    file = (ROOT / path).resolve()
+    inside = file.is_relative_to(ROOT)
+    name = ".".join(("derive_triplet", *file.relative_to(ROOT).with_suffix("").parts)) if inside else file.stem
+    for preloaded in _PRELOADED if inside else ():
+        importlib.import_module(preloaded)  # once, and not for every mutant
+    text = file.read_text(encoding="utf-8")
+    if not tests:
+        raise SystemExit(f"{path}: no tests are known for it; give --tests")
+    found = folder / "seen"
+
+    def judge(mutant: Mutant | None) -> int:
+        if mutant is None:
+            watch = Watch(str(file))
+            status = _tested(name, str(file), text, tests, watch)
+            found.write_bytes(pickle.dumps(watch.seen))
+            return status
+        seen = pickle.loads(found.read_bytes())
+        if all(lines.isdisjoint(mutant.within) for _, lines in seen.values()):
+            return UNREACHED
+        return _tested(name, str(file), mutant.text, tests, Order(seen, mutant.within))
+
+    return Subject(path, mutants_of(text), judge)
+
+
+def _tested(name: str, file: str, text: str, tests: Sequence[str], plugin: Watch | Order) -> int:
+    """Whether tests see `text` in the place of the module called `name`, which is in `file`."""
+    original, loaded = SourceFileLoader.get_code, []
+
+    def get_code(loader: SourceFileLoader, fullname: str) -> CodeType | None:
+        if fullname != name:
+            return original(loader, fullname)
+        loaded.append(fullname)
+        return compile(text, file, "exec")
+
+    SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    if isinstance(plugin, Watch):
+        sys.settrace(plugin.trace)
+        threading.settrace(plugin.trace)
+    status = _pytest(tests, plugin)
+    sys.settrace(None)
+    return status if loaded else UNUSED
+
+
+def _pytest(tests: Sequence[str], *plugins: object) -> int:
+    status = pytest.main(["-qx", "-n", "0", "-p", "no:cacheprovider", *tests], list(plugins))
+    if status in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return UNUSED
+    return SURVIVED if status == pytest.ExitCode.OK else KILLED
+
+
+# ---------------------------------------------------------------- templates
+
+
+def _template(path: str, tests: Sequence[str]) -> Subject:
+    """Mutants of what is outside of tags. Seen is one by the verification of products that differ, or by tests."""
+    from derive_triplet import verify
+    from derive_triplet.derive.targets import base
+    from derive_triplet.derive.verify import nvcc
+
+    text = (ROOT / path).read_text(encoding="utf-8")
+    judges = next(judges for pattern, judges in TEMPLATES.items() if fnmatch(path, pattern))
+    tests = tests or judges.tests
+    if not judges.has_nvcc:
+        nvcc.find = lambda: None  # type: ignore[attr-defined]
+    right = []
+    for product in judges.products():
+        right.append(product.files)
+        verify(product)  # what it computes once need not be computed for every mutant
+
+    def judge(mutant: Mutant | None) -> int:
+        if mutant is not None:
+            _replace_template(base, path.removeprefix("templates/"), mutant.text)
+        products = [
+            product
+            for product, files in zip(judges.products(), right, strict=True)
+            if mutant is None or product.files != files
+        ]
+        for product in products if mutant is None else products[: judges.tried]:
+            if not verify(product).passed:
+                return KILLED
+        if not products and not tests:
+            return UNREACHED
+        return _pytest(tests) if tests else SURVIVED
+
+    language = {"prototxt": " *#", "latex": "%"}.get(Path(path).parts[1], "")
+    return Subject(path, text_mutants_of(text, tags=True, comment=language), judge)
+
+
+def _replace_template(base: Any, name: str, text: str) -> None:
+    import jinja2
+
+    original = base._environment
+
+    def environment(root: Any, delimiters: Mapping[str, str]) -> jinja2.Environment:
+        made: jinja2.Environment = original(root, delimiters)
+        others: Any = made.loader
+        made.loader = jinja2.FunctionLoader(lambda asked: text if asked == name else others.load_func(asked))
+        return made
+
+    base._environment = environment
+    base._ENVIRONMENTS.clear()
+
+
+# ---------------------------------------------------------------- rendered texts
+
+
+def _text(what: str) -> Subject:
+    """Of a rendered text, by the verification of its target."""
+    from derive_triplet import differentiate, generate, verify
+
+    target, _, names = what.partition(":")
+    product = generate(differentiate(*names.split("/")), target, dtypes=["float32"])
+    (file, *others) = product.files
+    verified = re.split(r"^(?:#|//) -+ (?:blocks and checks|storage).*", file.text, flags=re.MULTILINE)[0]
+    mutants = mutants_of(file.text) if file.path.endswith(".py") else text_mutants_of(file.text)
+
+    def judge(mutant: Mutant | None) -> int:
+        text = file.text if mutant is None else mutant.text
+        return SURVIVED if verify(replace(product, files=(replace(file, text=text), *others))).passed else KILLED
+
+    return Subject(what, [mutant for mutant in mutants if mutant.line <= verified.count("\n")], judge)
