@@ -115,6 +115,20 @@ TEMPLATES: Mapping[str, Judges] = {
     "templates/cpp/*": Judges("cuda"),
     "templates/cuda/*": Judges("cuda"),
     "templates/caffe/layer.cu.jinja": Judges("caffe", ("l2/hinge",), ("float32",)),
+    **dict.fromkeys(
+        ("templates/caffe/layer.hpp.jinja", "templates/caffe/parameters.cpp.jinja"),
+        Judges(
+            "caffe",
+            ("l2/hinge",),
+            ("float32",),
+            (
+                "tests/targets/test_caffe.py",
+                "tests/verify/caffe/test_weights.py::test_normalization_is_that_of_caffe_but_the_mean_where_nothing_is_said",
+                "tests/verify/caffe/test_weights.py::test_nothing_is_taken_beside_the_weights",
+            ),
+            has_nvcc=False,
+        ),
+    ),
     "templates/caffe/*": Judges("caffe", ("l2/hinge",), ("float32",), has_nvcc=False),
     "templates/prototxt/*": Judges("prototxt", ("l2/softmax-mse",), DTYPES, ("tests/targets/test_prototxt.py",)),
     "templates/latex/*": Judges(

@@ -153,6 +153,13 @@ def test_weights_that_cannot_be_are_refused(
         run_net(run.caffe, net(run.layer, "", shape), triplet(6), [run.library], weights[:6])
 
 
+def test_nothing_is_taken_beside_the_weights(runners: dict[str, LayerRunner]) -> None:
+    run = runners[RIGHT.name]
+    more = net(run.layer, "", "dim: 6").replace("bottom: 'weights'", "bottom: 'weights' bottom: 'x'")
+    with pytest.raises(CaffeError, match="Layer takes at most 4 bottom"):
+        run_net(run.caffe, more, triplet(6), [run.library], np.ones(6))
+
+
 def test_weights_that_are_learned_are_refused(runners: dict[str, LayerRunner]) -> None:
     run = runners[RIGHT.name]
     learned = net(run.layer, "", "dim: 6 dim: 1").replace("bottom: 'weights'", "bottom: 'learned'")
