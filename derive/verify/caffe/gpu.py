@@ -19,7 +19,7 @@ from ...errors import UsageError
 from ...rescale import rescale
 from ...targets.base import Product
 from .. import nvcc, ptx
-from ..checks import EMBEDDINGS, run_checks
+from ..checks import EMBEDDINGS, number_differing, run_checks
 from ..regimes import Array
 from ..report import Check
 from ..weighting import weighting_checks
@@ -85,7 +85,23 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
     architectures = "all major architectures" if thorough else _OLDEST
     level = f"kernels run, PTX on the CPU (nvcc: {architectures})"
     weighted = chain(*(weighting_checks(run, dtype, values) for dtype in product.settings.dtypes))
-    return Verdict(level, tuple(replace(check, name=f".cu {check.name}") for check in (*checks, *weighted)))
+    left_out = [_left_out(run, dtype, values) for dtype in product.settings.dtypes]
+    found = (*checks, *weighted, *left_out)
+    return Verdict(level, tuple(replace(check, name=f".cu {check.name}") for check in found))
+
+
+def _left_out(run: KernelRunner, dtype: str, values: Mapping[str, float]) -> Check:
+    """That a gradient which is not wanted is left out, and no other."""
+    x, x_pos, x_neg = (np.full((2, 3), value, dtype) for value in (0.0, 0.75, 0.5))
+    _, gradients = run(x, x_pos, x_neg, values)
+    wanted, differ = dict(zip(EMBEDDINGS, gradients, strict=True)), 0
+    for name in EMBEDDINGS:
+        try:
+            _, found = run(x, x_pos, x_neg, values, left_out=name)
+        except ptx.PtxError as error:
+            return Check("gradient left out", name, dtype, 1, 0, unit="errors", detail=str(error))
+        differ += number_differing(found, [array for other, array in wanted.items() if other != name])
+    return Check("gradient left out", "bit for bit", dtype, differ, 0, unit="numbers")
 
 
 class KernelRunner:
@@ -104,10 +120,14 @@ class KernelRunner:
         parameters: Mapping[str, float],
         reduction: str = "none",
         weights: Array | None = None,
+        left_out: str = "",
     ) -> tuple[Any, Sequence[Array]]:
+        """left_out: the embedding whose gradient is not wanted, and not among the results."""
         (rows, dim), device = x.shape, ptx.Device()
         inputs = [device.buffer(name, array) for name, array in zip(EMBEDDINGS, (x, x_pos, x_neg), strict=True)]
-        gradients = [device.empty(f"grad_{name}", x.shape, x.dtype) for name in EMBEDDINGS]
+        gradients = [
+            None if name == left_out else device.empty(f"grad_{name}", x.shape, x.dtype) for name in EMBEDDINGS
+        ]
         losses = device.empty("losses", (rows,), x.dtype)
         saved = device.empty("saved", (rows, self.weights), x.dtype)
         # a struct of nothing is a byte long
@@ -125,7 +145,7 @@ class KernelRunner:
         device.launch(backward, blocks, _BACKWARD_THREADS, arguments)
         weighted = np.where(counted == 0, 0, counted.astype(np.float64) * loss)
         reduced = loss if reduction == "none" else np.sum(weighted) / divisor
-        return np.asarray(reduced, x.dtype), [gradient.array() for gradient in gradients]
+        return np.asarray(reduced, x.dtype), [gradient.array() for gradient in gradients if gradient is not None]
 
     def kernel(self, name: str, dtype: Any) -> ptx.Program:
         return self.module.kernel(f"{name}<{_SCALARS[dtype.name]}>")

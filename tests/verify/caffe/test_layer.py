@@ -159,6 +159,8 @@ GPU_PLANTS = [
     Plant("one component too many", CU, r"j < dim;", "j <= dim;", ".cu runs"),
     Plant("weights ignored", CU, r"factor \* by", "factor", ".cu weights"),
     Plant("masked rows left to their NaN", CU, r"if \(by != 0\)", "if (true)", ".cu weights"),
+    Plant("a gradient nowhere", CU, r"if \(grad_x_neg\) ", "", ".cu gradient left out"),
+    Plant("only both", CU, r"if \(grad_x_neg\)", "if (grad_x_pos)", ".cu gradient left out"),
     Plant("syntax error", CU, r"Dtype\* gradients\[3\];", "Dtype* gradients[;", ".cu compiles"),
     Plant("unused variable", CU, r"Dtype\* gradients\[3\];", "Dtype* gradients[3]; int unused;", ".cu compiles"),
 ]
