@@ -43,6 +43,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/evaluate.py": ("tests/test_evaluate.py", "tests/test_functions.py", "tests/test_steps.py"),
     "derive/expression.py": ("tests/test_expression.py", _REFUSED, _NO_LOSS, "tests/test_fuzz.py", _SURVIVORS),
     "derive/formats.py": ("tests/test_formats.py", _CHECKS),
+    "derive/forward.py": ("tests/test_hvp.py",),
     "derive/functions.py": ("tests/test_functions.py", "tests/test_stabilise.py", _DIFFERENTIATE),
     "derive/hvp.py": ("tests/test_hvp.py", _CURVATURE),
     "derive/kernel.py": (_KERNEL, _RESCALE, "tests/test_hvp.py"),
@@ -61,6 +62,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/units.py": (_SURVIVORS, _KERNEL),
     "derive/verify/checks.py": (_SURVIVORS, _CHECKS),
     "derive/verify/curvature.py": (_CURVATURE,),
+    "derive/verify/mixing.py": ("tests/verify/test_mixing.py",),
     "derive/verify/naive.py": ("tests/verify/test_accuracy.py",),
     "derive/verify/products.py": (_CURVATURE,),
     "derive/verify/reference.py": ("tests/verify/test_reference.py", _SURVIVORS),
@@ -253,7 +255,9 @@ def _template(path: str, tests: Sequence[str]) -> Subject:
     from derive_triplet.derive.verify import nvcc
 
     text = (ROOT / path).read_text(encoding="utf-8")
-    judges = next(judges for pattern, judges in TEMPLATES.items() if fnmatch(path, pattern))
+    judges = next((judges for pattern, judges in TEMPLATES.items() if fnmatch(path, pattern)), None)
+    if judges is None:
+        raise SystemExit(f"{path}: nothing is known to judge it")
     tests = tests or judges.tests
     if not judges.has_nvcc:
         nvcc.find = lambda: None  # type: ignore[attr-defined]
