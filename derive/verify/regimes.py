@@ -253,15 +253,17 @@ def _regimes(
     distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
     if _is_on_one_side(objective.loss, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
+    # whether each of many components that are alike, and not 0, adds to a distance
+    adds_up = not (objective.of_units or _takes_maxima(objective))
     if full_range and dtype in FAR_SCALES:
         far_ones = [regime(name, *(normal(1, 3, scale) for scale in scales)) for name, scales in _far(dtype)]
-        if not objective.of_units:
+        if adds_up:
             small = regime("many subnormal squares", *_many_small(dtype))
             far_ones.append(replace(small, columns=(0,), copies=small.x.size - 1))
         yield from (made for made in far_ones if not _is_beside_a_kink(objective, made, dtype))
     for dim in dims:
         columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 2, replace=False)), dim - 1)
-        others = 0.0 if objective.of_units else _of_many(objective, dim, parameters)
+        others = _of_many(objective, dim, parameters) if adds_up else 0.0
         scattered = [np.full((3, dim), value, FORMATS[dtype].dtype) for value in (0.0, others, others / 2)]
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))

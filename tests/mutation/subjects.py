@@ -255,7 +255,9 @@ def _template(path: str, tests: Sequence[str]) -> Subject:
     from derive_triplet.derive.verify import nvcc
 
     text = (ROOT / path).read_text(encoding="utf-8")
-    judges = next(judges for pattern, judges in TEMPLATES.items() if fnmatch(path, pattern))
+    judges = next((judges for pattern, judges in TEMPLATES.items() if fnmatch(path, pattern)), None)
+    if judges is None:
+        raise SystemExit(f"{path}: nothing is known to judge it")
     tests = tests or judges.tests
     if not judges.has_nvcc:
         nvcc.find = lambda: None  # type: ignore[attr-defined]
