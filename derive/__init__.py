@@ -36,7 +36,7 @@ Numbers
     forward        the rates that it is made of, by forward-mode differentiation
     rescale        a kernel on scaled components, for rows whose sums leave the range of the type
 C++
-    targets/cpp    what CUDA and Caffe share: a printer, and the slots of templates/cpp
+    targets/cpp    what CUDA, Caffe and C share: the slots of functions on a row; of the first two also the printer
 Caffe
     compose        a loss as layers that every Caffe has, rule by rule
     layers         layers as data, and the text that Caffe reads

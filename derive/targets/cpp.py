@@ -1,4 +1,4 @@
-"""What the targets in C++ share: a printer, and the slots of the templates in `templates/cpp`."""
+"""What the targets in C++ share: a printer, and the slots of the templates in `templates/cpp`; C shares the latter."""
 
 from __future__ import annotations
 
