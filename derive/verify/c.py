@@ -38,8 +38,10 @@ _MORE = f"a C compiler, {', '.join(_COMPILERS)} on the PATH or that of ${COMPILE
 _STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 _ALWAYS = ("-DTRIPLET_STREAM_BYTES=1", "-DTRIPLET_PARALLEL_NUMBERS=1")
 """Past the cache, where it is possible, and in threads, however small a batch is."""
+_SANITIZERS = "-fsanitize=address,undefined"
 PLAIN, FAST = ("-O2",), ("-O3", "-march=native", "-fopenmp", *_ALWAYS)
-_SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *_ALWAYS)
+_SANITIZED = ("-O1", "-g", _SANITIZERS, "-fno-sanitize-recover=all", *_ALWAYS)
+_NOT_EVERYWHERE = ("-march=native", "-fopenmp", _SANITIZERS)
 _THREADS = (1, 2, 3)
 _SHAPES = ((7, 1), (5, 25), (70, 64), (3, 1_030))
 
@@ -66,8 +68,10 @@ def verify_c(product: Product, thorough: bool) -> Report:
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
         build = Build(compiler, product, Path(name))
         plain = pool.submit(build.library, "plain", PLAIN)
-        fast = pool.submit(build.library, "fast", FAST) if thorough else None
-        watched = pool.submit(sanitized, build) if thorough else None
+        refused = [option for option in _NOT_EVERYWHERE if thorough and not build.takes(option)]
+        options = [option for option in FAST if option not in refused]
+        fast = pool.submit(build.library, "fast", options) if thorough else None
+        watched = pool.submit(sanitized, build) if thorough and _SANITIZERS not in refused else None
         checks: list[Check] = []
         try:
             library = plain.result()
@@ -80,7 +84,8 @@ def verify_c(product: Product, thorough: bool) -> Report:
             return Report(product.target, "rendered", (_finding("compiles", str(error)),))
         if watched:
             checks += watched.result()
-        return Report(product.target, f"run ({version(compiler)})", (_finding("compiles", ""), *checks))
+        notes = tuple(f"{shlex.join(compiler)} does not take {option}: that was left out" for option in refused)
+        return Report(product.target, f"run ({version(compiler)})", (_finding("compiles", ""), *checks), notes)
 
 
 @contextmanager
@@ -114,6 +119,15 @@ class Build:
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UsageError(f"{shlex.join(command)}:\n{done.stderr.strip()}")
+
+    def takes(self, option: str) -> bool:
+        """Whether the compiler, and what it links, has an option."""
+        (self.folder / "empty.c").write_text("int main(void) { return 0; }\n", encoding="utf-8")
+        try:
+            self.compile(option, "empty.c", "-o", "empty")
+        except UsageError:
+            return False
+        return True
 
     def library(self, name: str, options: Sequence[str]) -> Library:
         """The functions of the product, compiled with some options."""

@@ -77,10 +77,9 @@ class Library:
         return found
 
     def use_threads(self, count: int) -> None:
-        """How many threads share the rows; raises `UsageError` in a library without OpenMP."""
-        if not hasattr(self.functions, "omp_set_num_threads"):
-            raise UsageError("the library has no OpenMP")
-        self.functions.omp_set_num_threads(count)
+        """How many threads share the rows, in a library with OpenMP."""
+        if hasattr(self.functions, "omp_set_num_threads"):
+            self.functions.omp_set_num_threads(count)
 
     def _outputs(self, like: Array, losses: int) -> list[tuple[int, ...]]:
         return [*[(len(like),)] * losses, *[like.shape] * len(EMBEDDINGS)]

@@ -50,8 +50,18 @@ def test_every_layer_is_right(objective: Objective) -> None:
 def test_thorough_verification_takes_threads_and_sanitizers() -> None:
     report = verify(made(*THOROUGH), thorough=True)
     assert report.passed, str(report)
+    assert report.notes == ()
     for name in ("threads, vectors, streams", "sanitizers"):
         assert {check.dtype for check in report.checks if check.name == name} == DTYPES
+
+
+@needs_cc
+def test_what_the_compiler_does_not_take_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(c.Build, "takes", lambda self, option: option == "-march=native")
+    report = verify(made("l2-squared", "hinge", dtypes=["float32"]), thorough=True)
+    assert report.passed, str(report)
+    assert [note.partition(":")[0].split()[-1] for note in report.notes] == ["-fopenmp", "-fsanitize=address,undefined"]
+    assert "sanitizers" not in {check.name for check in report.checks}
 
 
 def build(product: Product, folder: Path) -> c.Build:
