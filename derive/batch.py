@@ -116,8 +116,8 @@ def _parts(requests: Sequence[Request]) -> list[list[int]]:
 
 
 def _can_fork() -> bool:
-    """Whether a process can go on as several, which then all have SymPy, safely beside the threads of a library."""
-    return sys.platform == "linux"
+    """Whether a process can go on as several, which then all have SymPy: not beside the threads of JAX or PyTorch."""
+    return sys.platform == "linux" and not {"jax", "torch"} & sys.modules.keys()
 
 
 def _make_each(requests: Sequence[Request], verified: bool | None) -> tuple[list[Made], Exception | None]:

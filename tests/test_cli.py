@@ -585,7 +585,7 @@ def wrong_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.copytree(templates, root)
     layer = root / "numpy" / "layer.py.jinja"
     right = layer.read_text()
-    wrong = right.replace("{{ target }} = {{ printed }}", "{{ target }} = -({{ printed }})")
+    wrong = right.replace("found[factors == 0] = 0", "found[factors == 0] = 0\n        found *= -1")
     assert wrong != right
     layer.write_text(wrong)
     monkeypatch.setattr(NumpyTarget, "template_root", root)

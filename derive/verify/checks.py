@@ -371,9 +371,9 @@ def _order(objective: Objective, runner: Runner, dtype: str, shapes: Iterable[tu
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
         found, wanted = np.asarray(gradients_turned, np.float64)[:, ::-1, ::-1], np.asarray(gradients, np.float64)
-        # gradients are judged at the largest of their row, a loss, which may have cancelled, as the distances are
-        largest = _largest_of_rows(wanted)
-        worst = _worst(worst, np.abs(found - wanted), _unit(dtype, largest))
+        # gradients are judged at the largest of all, because that of a row may have cancelled; so may a loss, which is
+        # judged as the distances are
+        worst = _worst(worst, np.abs(found - wanted), _unit(dtype, np.max(np.abs(wanted))))
         least = np.maximum(np.abs(loss.astype(np.float64)), 1)
         worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), FORMATS[computed_in].eps * least)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)

@@ -253,8 +253,8 @@ def _regimes(
     distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
     if _is_on_one_side(objective.loss, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
-    # whether each of many components that are alike, and not 0, adds to a distance
-    adds_up = not (objective.of_units or _takes_maxima(objective))
+    # whether many components that are alike, and not 0, add to a distance, while those that are 0 do not
+    adds_up = not (objective.of_units or _takes_maxima(objective) or depends_on_zeros(objective))
     if full_range and dtype in FAR_SCALES:
         far_ones = [regime(name, *(normal(1, 3, scale) for scale in scales)) for name, scales in _far(dtype)]
         if adds_up:

@@ -110,7 +110,7 @@ def test_parameters_may_have_names_that_the_source_uses(tmp_path: Path) -> None:
     """What is declared in a function that has parameters must not hide one."""
     compiler = c.find()
     assert compiler is not None
-    parameters = dict.fromkeys(("i", "status", "bytes_of_row", "arrays", "scale", "streamed", "turn"), "1:>0")
+    parameters = dict.fromkeys(("i", "status", "bytes_of_row", "arrays", "scale", "streamed"), "1:>0")
     formula = "*".join(("d_pos/(1 + d_neg)", *parameters))
     loss = own_loss(formula, parameters, name="odd-names")
     product = generate(differentiate("l2", loss), "c")

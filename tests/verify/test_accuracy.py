@@ -184,8 +184,8 @@ def test_a_broken_pytorch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("pattern", "replacement", "regime"),
     [
-        (r"return np\.divide\(a, b, .*", "return a / b", "x = x_pos"),
-        (r"\(False, True\)", "(True,)", "far, scale"),
+        (r"np\.copyto\(ratio, 0\.0, .*", "pass", "x = x_pos"),
+        (r"if not _are_one\(.*\):", "if False:", "far, scale"),
         (r"q = _sigmoid\(-z\)", "q = 1 - s", "|delta| about"),
         (r"= 4 \* q", "= 4.00001 * q", ""),
     ],
@@ -291,7 +291,7 @@ def test_the_command_fails_where_the_bound_is_exceeded_and_accepts_what_it_is_to
         (["--verify"], "it does not go with --verify"),
         (["--no-verify"], "it does not go with --no-verify"),
         (["-o", "-"], "it does not go with -o -"),
-        (["--target", "latex"], "latex has no code whose accuracy can be measured; choose from numpy, cuda, caffe"),
+        (["--target", "latex"], "latex has no code whose accuracy can be measured; choose from numpy, c, cuda, caffe"),
         (["--target", "nump"], "no target is called 'nump'; did you mean 'numpy'?"),
         (["--dtype", "float16"], "no dtype of numpy is called 'float16'"),
     ],

@@ -41,7 +41,8 @@ def test_every_layer_is_right(objective: Objective) -> None:
     report = verify(generate(differentiate(objective), "c"))
     assert report.passed, str(report)
     assert report.level.startswith("run (")
-    assert report.notes == ()
+    # which unit components are the largest may be a matter of rounding
+    assert bool(report.notes) == (objective.normalize and objective.distance.name == "linf")
     for name in ("gradient", "weights", "calls"):
         assert {check.dtype for check in report.checks if check.name == name} == DTYPES
 
@@ -50,7 +51,8 @@ def test_every_layer_is_right(objective: Objective) -> None:
 def test_thorough_verification_takes_threads_and_sanitizers() -> None:
     report = verify(made(*THOROUGH), thorough=True)
     assert report.passed, str(report)
-    assert report.notes == ()
+    # which unit components are the largest may be a matter of rounding
+    assert bool(report.notes) == (objective.normalize and objective.distance.name == "linf")
     for name in ("threads, vectors, streams", "sanitizers"):
         assert {check.dtype for check in report.checks if check.name == name} == DTYPES
 
@@ -161,7 +163,7 @@ SANITIZED = [
     Plant("a component too many is read", r"k < end; \+\+j, \+\+k", "k <= end; ++j, ++k", "buffer-overflow"),
     Plant("a gradient too many", r"; k < row->dim; \+\+k", "; k <= row->dim; ++k", "buffer-overflow"),
     Plant("lanes out of bounds", r"a\[3\] \+ a\[7\]", "a[3] + a[8]", "insufficient space"),
-    Plant("misaligned pointers taken", r"arrays\[i\]\.data % size\b", "arrays[i].data % 1", "misaligned address"),
+    Plant("misaligned pointers taken", r"arrays\[i\]\.data % size\b", "arrays[i].data % (size / size)", "misaligned address"),
 ]  # fmt: skip
 
 
