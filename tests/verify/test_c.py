@@ -51,8 +51,7 @@ def test_every_layer_is_right(objective: Objective) -> None:
 def test_thorough_verification_takes_threads_and_sanitizers() -> None:
     report = verify(made(*THOROUGH), thorough=True)
     assert report.passed, str(report)
-    # which unit components are the largest may be a matter of rounding
-    assert bool(report.notes) == (objective.normalize and objective.distance.name == "linf")
+    assert report.notes == ()
     for name in ("threads, vectors, streams", "sanitizers"):
         assert {check.dtype for check in report.checks if check.name == name} == DTYPES
 
@@ -163,7 +162,7 @@ SANITIZED = [
     Plant("a component too many is read", r"k < end; \+\+j, \+\+k", "k <= end; ++j, ++k", "buffer-overflow"),
     Plant("a gradient too many", r"; k < row->dim; \+\+k", "; k <= row->dim; ++k", "buffer-overflow"),
     Plant("lanes out of bounds", r"a\[3\] \+ a\[7\]", "a[3] + a[8]", "insufficient space"),
-    Plant("misaligned pointers taken", r"arrays\[i\]\.data % size\b", "arrays[i].data % (size / size)", "misaligned address"),
+    Plant("misaligned pointers taken", r"\.data % size\b", ".data % (size / size)", "misaligned address"),
 ]  # fmt: skip
 
 
