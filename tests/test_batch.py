@@ -17,12 +17,29 @@ from derive_triplet.derive import batch
 from derive_triplet.derive.batch import Made, make, make_all
 from derive_triplet.derive.requests import Request, requests_for
 
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where another test has imported it
 COMMAND = (sys.executable, "-m", "derive_triplet.cli")
 NORMS, TARGETS = ["l2", "l1", "l2-squared"], ["numpy", "prototxt"]
 
 
 def asked() -> list[Request]:
     return requests_for(NORMS, ["hinge"], TARGETS)
+
+
+@pytest.fixture(autouse=True)
+def _forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever another test has imported."""
+    monkeypatch.setattr(batch, "_can_fork", lambda: sys.platform == "linux")
+
+
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_no_process_is_forked_beside_threads_of_a_library(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.undo()
+    for name in ("jax", "torch"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert batch._can_fork() == (sys.platform == "linux")
+    monkeypatch.setitem(sys.modules, library, sys)
+    assert not batch._can_fork()
 
 
 def made_by(monkeypatch: pytest.MonkeyPatch, processors: int, requests: Sequence[Request]) -> list[Made]:
