@@ -259,7 +259,10 @@ def _regimes(
         far_ones = [regime(name, *(normal(1, 3, scale) for scale in scales)) for name, scales in _far(dtype)]
         if adds_up:
             small = regime("many subnormal squares", *_many_small(dtype))
-            far_ones.append(replace(small, columns=(0,), copies=small.x.size - 1))
+            with mpmath.workdps(60):
+                d_pos, d_neg, *_ = _distances(objective, [row[0] for row in small.embeddings], parameters)
+            if min(d_pos, d_neg) >= FORMATS[FORMATS[dtype].computed_in].tiny:  # else rounding all of them is allowed
+                far_ones.append(replace(small, columns=(0,), copies=small.x.size - 1))
         yield from (made for made in far_ones if not _is_beside_a_kink(objective, made, dtype))
     for dim in dims:
         columns = (0, *sorted(int(at) for at in random.choice(np.arange(1, dim - 1), 2, replace=False)), dim - 1)
