@@ -345,7 +345,8 @@ def _over_many_rows(runner: KernelRunner) -> int:
     layer.losses, layer.shape = layer.device.buffer("losses", losses), (len(losses), 1)
     total = layer.reduced(1.0)
     layer.share()
-    share = layer.real(1) / layer.real(np.count_nonzero(losses))
+    assert layer.upstream is not None
+    share = layer.real(1) / layer.real(int(np.count_nonzero(losses)))
     found = [np.asarray([total]), layer.upstream.array()]
     return number_differing(found, [np.asarray([losses.sum()]), np.where(losses == 0, 0, share)])
 
