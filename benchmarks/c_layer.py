@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from measure import Aim, Chart, Result, Row, beside, in_turns, say, versions_of
+from measure import Aim, Chart, Result, Row, beside, cores, in_turns, say, versions_of
 
 from derive_triplet import DISTANCES, LOSSES, Objective, Product, differentiate, generate
 from derive_triplet.derive.verify import c
@@ -111,7 +110,6 @@ def measure(quick: bool) -> Result:
 
 
 def _rows(compiler: Sequence[str], folder: Path, quick: bool) -> Iterator[Row]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cases = [(MAIN, shape) for shape in (QUICK if quick else SHAPES)]
     cases += [(objective, ONE_SHAPE) for objective in (() if quick else OTHERS)]
     built: dict[Objective, dict[str, ctypes.CDLL]] = {}
@@ -121,7 +119,7 @@ def _rows(compiler: Sequence[str], folder: Path, quick: bool) -> Iterator[Row]:
         if objective not in built:
             built[objective] = _libraries(compiler, product, folder)
         libraries, batch = built[objective], Batch(*shape)
-        for threads in sorted({count for counts in OPTIONS.values() for count in counts if count <= cores}):
+        for threads in sorted({count for counts in OPTIONS.values() for count in counts if count <= cores()}):
             libraries[COPY].omp_set_num_threads(threads)
             runs = {COPY: batch.copy(libraries[COPY], threads)}
             for options in (options for options, counts in OPTIONS.items() if threads in counts):
@@ -130,10 +128,9 @@ def _rows(compiler: Sequence[str], folder: Path, quick: bool) -> Iterator[Row]:
             of = f"{product.objective.stem.removeprefix('triplet_')}, {shape[0]}×{shape[1]}"
             point = f"{of}, {threads} thread{'s' * (threads > 1)}"
             for subject in runs:
-                aimed = subject not in (COPY, "-O2")
+                aim = None if subject in (COPY, "-O2") else AIM
                 named = subject if subject == COPY else f"{subject}, {threads}"
-                row = beside({named: times[subject], COPY: times[COPY]}, named, COPY, point, shape[0] * shape[1], AIM)
-                yield row if aimed else Row(**{**vars(row), "aim": None})
+                yield beside({named: times[subject], COPY: times[COPY]}, named, COPY, point, shape[0] * shape[1], aim)
 
 
 def _libraries(compiler: Sequence[str], product: Product, folder: Path) -> dict[str, ctypes.CDLL]:

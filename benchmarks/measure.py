@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 COMPARISONS = {"<=": operator.le, ">=": operator.ge}
 SIGNS = {"<=": "≤", ">=": "≥"}
@@ -129,6 +130,11 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> str:
     """The machine in words: processor, cores, system, Python."""
     model = platform.processor() or platform.machine()
@@ -136,8 +142,7 @@ def machine() -> str:
     if information.exists():
         named = [line for line in information.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         model = named[0].partition(":")[2].strip() if named else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
+    return f"{model}, {cores()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 # ---------------------------------------------------------------- keeping
@@ -157,11 +162,15 @@ def save(path: Path, result: Result) -> None:
     write(path, json.dumps(data, indent=1) + "\n")
 
 
+def rows_from(data: Iterable[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Rows that were dictionaries, as JSON has them."""
+    return tuple(Row(**{**row, "aim": Aim(**row["aim"]) if row["aim"] else None}) for row in data)
+
+
 def load(path: Path) -> tuple[str, Result]:
     """The machine and the result of a file that `save` wrote."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    rows = (Row(**{**row, "aim": Aim(**row["aim"]) if row["aim"] else None}) for row in data["rows"])
-    return data["machine"], Result(tuple(rows), tuple(data["missing"]), data["versions"])
+    return data["machine"], Result(rows_from(data["rows"]), tuple(data["missing"]), data["versions"])
 
 
 # ---------------------------------------------------------------- showing

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from measure import Aim, Chart, Result, Row, beside, in_turns, say, versions_of
+from measure import Aim, Chart, Result, Row, beside, cores, in_turns, rows_from, say, versions_of
 
 TITLE = "NumPy, beside automatic differentiation on the CPU"
 ABOUT = """\
@@ -132,19 +132,19 @@ def rows_of(times: Mapping[str, Sequence[float]], point: str, at: float, size: t
     ]
 
 
-def measure_cores(cores: int, quick: bool) -> list[Row]:
+def measure_cores(count: int, quick: bool) -> list[Row]:
     """All sizes on so many cores, which the process must have been given when it began."""
     ours, rows = module(), list[Row]()
     for size in SIZES[:2] if quick else SIZES:
-        point = f"{size[0]}×{size[1]}, {cores} core{'s' * (cores > 1)}"
+        point = f"{size[0]}×{size[1]}, {count} core{'s' * (count > 1)}"
         say(f"numpy: {point}")
         inputs, outputs = batch(*size)
-        runs = contenders(ours, inputs, outputs, cores)
+        runs = contenders(ours, inputs, outputs, count)
         for run in runs.values():
             for _ in range(10):  # compiled, and the trials of blocks over
                 run()
         rows += rows_of(in_turns(runs, seconds=1.0 if quick else 5.0), point, inputs[0].nbytes, size)
-    return rows if cores > 1 else [*rows, *blocks(SIZES[1 if quick else -1], quick)]
+    return rows if count > 1 else [*rows, *blocks(SIZES[1 if quick else -1], quick)]
 
 
 def blocks(size: tuple[int, int], quick: bool) -> list[Row]:
@@ -168,20 +168,20 @@ def measure(quick: bool) -> Result:
     if not pinned:
         missing.append("one core: this system cannot give a process one core")
     rows: list[Row] = []
-    for cores in sorted({*((1,) if pinned else ()), len(os.sched_getaffinity(0)) if pinned else os.cpu_count() or 1}):
-        command = [sys.executable, str(Path(__file__)), str(cores), *(["--quick"] if quick else [])]
+    for count in sorted({*((1,) if pinned else ()), cores()}):
+        command = [sys.executable, str(Path(__file__)), str(count), *(["--quick"] if quick else [])]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout.splitlines()[-1])
-        rows += [Row(**{**row, "aim": Aim(**row["aim"]) if row["aim"] else None}) for row in found]
+        rows += rows_from(found)
     return Result(tuple(rows), tuple(missing), versions_of(("derive-triplet", "numpy", "jax", "torch")))
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
     sizes = [row for row in rows if not row.point.startswith("blocks")]
     found = []
-    for cores in dict.fromkeys(row.point.rpartition(", ")[2] for row in sizes):
-        those = tuple(row for row in sizes if row.point.endswith(f", {cores}"))
-        found.append(Chart(f"loss and gradients, {cores}", "bytes of an array", "seconds", those))
+    for on in dict.fromkeys(row.point.rpartition(", ")[2] for row in sizes):
+        those = tuple(row for row in sizes if row.point.endswith(f", {on}"))
+        found.append(Chart(f"loss and gradients, {on}", "bytes of an array", "seconds", those))
     by_block = tuple(row for row in rows if row.point.startswith("blocks") and row.subject != "measured")
     line = [replace(row, subject="time by block") for row in by_block]
     return [*found, Chart("the size of a block", "bytes of one input in a block", "seconds", tuple(line))]

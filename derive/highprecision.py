@@ -150,6 +150,15 @@ def distance_between(
     return distance_value(objective.distance, x, y, parameters, copies, largest)
 
 
+def distance_of(objective: Objective, parameters: Mapping[str, Any], copies: int = 1) -> Callable[..., Any]:
+    """`distance_between` as the function of x, y and `largest` that `maxima` and `smooth_distance` take."""
+
+    def distance(x: Sequence[Any], y: Sequence[Any], largest: Largest = max) -> Any:
+        return distance_between(objective, x, y, parameters, copies, largest)
+
+    return distance
+
+
 _EXACT = 400  # digits, for which sums and differences of most floats need not be rounded
 
 

@@ -21,7 +21,7 @@ import mpmath
 from ..catalogue import PAIRS, Objective
 from ..highprecision import (
     Largest,
-    distance_between,
+    distance_of,
     distances_of,
     smooth_distance,
     smooth_piece,
@@ -220,11 +220,7 @@ def _values_toward(
     objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any], copies: int = 1
 ) -> tuple[list[Any], list[Any]]:
     """The gradients of the distance in its two arguments; those in a zero vector that is its own unit vector are 0."""
-
-    def of_embeddings(a: Sequence[Any], b: Sequence[Any], largest: Largest = max) -> Any:
-        return distance_between(objective, a, b, parameters, copies, largest)
-
-    distance = smooth_distance(of_embeddings, a, b, copies)
+    distance = smooth_distance(distance_of(objective, parameters, copies), a, b, copies)
     first, second = _differences(distance, a, b, _between_directions(a, b) if objective.of_units else [])
     with mpmath.workdps(80):
         for gradient in (first, second):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -16,8 +16,7 @@ import numpy.typing as npt
 from ..catalogue import PAIRS, Loss, Objective
 from ..formats import FORMATS
 from ..highprecision import (
-    Largest,
-    distance_between,
+    distance_of,
     distance_value,
     distances_of,
     largest_part,
@@ -185,21 +184,14 @@ def _maxima(objective: Objective, regime: Regime, row: int) -> Iterator[list[Any
     embeddings = zip(("x", "x_pos", "x_neg"), regime.embeddings, strict=True)
     rows = {name: [mpmath.mpf(float(c)) for c in embedding[row]] for name, embedding in embeddings}
     for first, second in (PAIRS[which] for which in objective.loss.distances):
-        yield from maxima(_between(objective, regime.parameters), rows[first], rows[second])
-
-
-def _between(objective: Objective, parameters: Mapping[str, float]) -> Callable[..., Any]:
-    def distance(x: Sequence[Any], y: Sequence[Any], largest: Largest = max) -> Any:
-        return distance_between(objective, x, y, parameters, largest=largest)
-
-    return distance
+        yield from maxima(distance_of(objective, regime.parameters), rows[first], rows[second])
 
 
 @cache
 def _takes_maxima(objective: Objective) -> bool:
     """Whether the distance is one of largest components, which several may be."""
     one, zero = mpmath.mpf(1), mpmath.mpf(0)
-    return bool(maxima(_between(objective, {}), [one], [zero]))
+    return bool(maxima(distance_of(objective, {}), [one], [zero]))
 
 
 def _regimes(
