@@ -6,6 +6,7 @@ Understands what derivations are made of: sums of symbolic length, indexed compo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -60,99 +61,156 @@ def evaluate(expr: sp.Expr, point: Point) -> Any:
 
     Raises `NotImplementedError` for a kind of expression it does not know.
     """
-    key = expr, mpmath.mp.prec
-    if key in point._known:
-        return point._known[key]
+    return _known_at(point, expr, _meaning(expr))
+
+
+_Meaning = Callable[[Point], Any]
+
+
+@cache  # an expression is read once, and evaluated at many points
+def _meaning(expr: sp.Expr) -> _Meaning:
+    """The value of an expression as a function of the point."""
     for kind in type(expr).__mro__:
         if rule := _RULES.get(kind):
-            point._known[key] = value = rule(expr, point)
-            return value
+            return rule(expr)
     raise NotImplementedError(f"cannot evaluate {type(expr).__name__}: {expr}")
 
 
-def _symbol(expr: sp.Symbol, point: Point) -> Any:
-    if expr in point.scalars:
-        return point.scalars[expr]
-    if expr in point.abbreviations:
-        key = expr, mpmath.mp.prec
-        if key not in point._named:
-            point._named[key] = evaluate(point.abbreviations[expr], point)
-        return point._named[key]
-    if expr.name == "n":
-        return mpmath.mpf(point.dimension)
-    raise NotImplementedError(f"the point gives no value to {expr}")
+def _known_at(point: Point, expr: sp.Expr, meaning: _Meaning) -> Any:
+    key = expr, mpmath.mp.prec
+    if key not in point._known:
+        point._known[key] = meaning(point)
+    return point._known[key]
 
 
-@cache  # SymPy makes each anew
+def _remembered(rule: Callable[[Any], _Meaning]) -> Callable[[Any], _Meaning]:
+    """The rule of what takes long enough that a point keeps the value."""
+
+    def remembered(expr: sp.Expr) -> _Meaning:
+        meaning = rule(expr)
+        return lambda point: _known_at(point, expr, meaning)
+
+    return remembered
+
+
+def _symbol(expr: sp.Symbol) -> _Meaning:
+    def value(point: Point) -> Any:
+        if expr in point.scalars:
+            return point.scalars[expr]
+        if expr in point.abbreviations:
+            key = expr, mpmath.mp.prec
+            if key not in point._named:
+                point._named[key] = evaluate(point.abbreviations[expr], point)
+            return point._named[key]
+        if expr.name == "n":
+            return mpmath.mpf(point.dimension)
+        raise NotImplementedError(f"the point gives no value to {expr}")
+
+    return value
+
+
 def in_abbreviations(component: sp.Indexed) -> sp.Indexed:
     """The component of the same vector or matrix that has a meaning where it is an abbreviation: u[k], or u[k, l]."""
     return component.base[_INDICES[: len(component.indices)]]
 
 
-def _indexed(expr: sp.Indexed, point: Point) -> Any:
+def _indexed(expr: sp.Indexed) -> _Meaning:
     """A component; that of an abbreviated vector is what the abbreviation of its k-th says."""
-    at = [int(evaluate(index, point)) for index in expr.indices]
-    if (meaning := point.abbreviations.get(in_abbreviations(expr))) is None:
-        return point.vectors[expr.base.label.name][at[0] - 1]
-    for index, value in zip(_INDICES, at, strict=False):
-        point = point.at(index, value)
-    return evaluate(meaning, point)
+    name, abbreviated, indices = expr.base.label.name, in_abbreviations(expr), list(map(_meaning, expr.indices))
+
+    def value(point: Point) -> Any:
+        at = [int(index(point)) for index in indices]
+        if not point.abbreviations or (meaning := point.abbreviations.get(abbreviated)) is None:
+            return point.vectors[name][at[0] - 1]
+        for index, number in zip(_INDICES, at, strict=False):
+            point = point.at(index, number)
+        return evaluate(meaning, point)
+
+    return value
 
 
-def _power(expr: sp.Pow, point: Point) -> Any:
-    base = evaluate(expr.base, point)
+def _power(expr: sp.Pow) -> _Meaning:
+    base = _meaning(expr.base)
     if expr.exp is sp.S.Half:
-        return mpmath.sqrt(base)
-    return base ** (int(expr.exp) if expr.exp.is_Integer else evaluate(expr.exp, point))
+        return lambda point: mpmath.sqrt(base(point))
+    if expr.exp.is_Integer:
+        exponent = int(expr.exp)
+        return lambda point: base(point) ** exponent
+    power = _meaning(expr.exp)
+    return lambda point: base(point) ** power(point)
 
 
-def _sum(expr: sp.Sum, point: Point) -> Any:
-    *inner, limits = expr.limits
-    return mpmath.fsum(_terms(sp.Sum(expr.function, *inner) if inner else expr.function, limits, point))
+def _combined(combine: Callable[[Iterator[Any]], Any]) -> Callable[[sp.Expr], _Meaning]:
+    def rule(expr: sp.Expr) -> _Meaning:
+        parts = list(map(_meaning, expr.args))
+        return lambda point: combine(part(point) for part in parts)
+
+    return rule
 
 
-def _maximum(expr: Maximum, point: Point) -> Any:
-    (limits,) = expr.limits
-    return max(_terms(expr.function, limits, point))
+def _reduced(reduce: Callable[[Iterator[Any]], Any]) -> Callable[[Any], _Meaning]:
+    """What runs over components: a sum, perhaps over several indices, or a maximum."""
+
+    def rule(expr: sp.Sum | Maximum) -> _Meaning:
+        *inner, (index, low, high) = expr.limits
+        term = _meaning(type(expr)(expr.function, *inner) if inner else expr.function)
+        first, last = _meaning(low), _meaning(high)
+
+        def value(point: Point) -> Any:
+            indices = range(int(first(point)), int(last(point)) + 1)
+            return reduce(term(point.at(index, j)) for j in indices)
+
+        return value
+
+    return rule
 
 
-def _terms(term: sp.Expr, limits: sp.Tuple, point: Point) -> Iterator[Any]:
-    index, low, high = limits
-    indices = range(int(evaluate(low, point)), int(evaluate(high, point)) + 1)
-    return (evaluate(term, point.at(index, j)) for j in indices)
-
-
-def _derivative(expr: sp.Derivative, point: Point) -> Any:
+def _derivative(expr: sp.Derivative) -> _Meaning:
     ((variable, order),) = expr.variable_count
     if order != 1:
         raise NotImplementedError(f"only first derivatives are evaluated, not {expr}")
-    with mpmath.workdps(mpmath.mp.dps + 2 * _DIFFERENCE_DIGITS):
-        h = mpmath.mpf(10) ** -_DIFFERENCE_DIGITS
-        ahead, behind = (evaluate(expr.expr, point.shift(variable, sign * h)) for sign in (1, -1))
-        return (ahead - behind) / (2 * h)
+    function = _meaning(expr.expr)
+
+    def value(point: Point) -> Any:
+        with mpmath.workdps(mpmath.mp.dps + 2 * _DIFFERENCE_DIGITS):
+            h = mpmath.mpf(10) ** -_DIFFERENCE_DIGITS
+            ahead, behind = (function(point.shift(variable, sign * h)) for sign in (1, -1))
+            return (ahead - behind) / (2 * h)
+
+    return value
 
 
-def _function(function: Callable[..., Any]) -> Callable[[sp.Expr, Point], Any]:
-    return lambda expr, point: function(*(evaluate(argument, point) for argument in expr.args))
+def _function(function: Callable[..., Any]) -> Callable[[sp.Expr], _Meaning]:
+    return _combined(lambda values: function(*values))
 
 
-_RULES: dict[type, Callable[[Any, Point], Any]] = {
-    sp.Integer: lambda expr, point: mpmath.mpf(int(expr)),
-    sp.Rational: lambda expr, point: mpmath.mpf(int(expr.p)) / int(expr.q),
+def _integer(expr: sp.Integer) -> _Meaning:
+    number = int(expr)
+    return lambda point: mpmath.mpf(number)
+
+
+def _rational(expr: sp.Rational) -> _Meaning:
+    above, below = int(expr.p), int(expr.q)
+    return lambda point: mpmath.mpf(above) / below
+
+
+_RULES: dict[type, Callable[[Any], _Meaning]] = {
+    sp.Integer: _integer,
+    sp.Rational: _rational,
     sp.Symbol: _symbol,
     sp.Indexed: _indexed,
-    sp.Add: lambda expr, point: mpmath.fsum(evaluate(term, point) for term in expr.args),
-    sp.Mul: lambda expr, point: mpmath.fprod(evaluate(factor, point) for factor in expr.args),
+    sp.Add: _combined(sum),
+    sp.Mul: _combined(math.prod),
     sp.Pow: _power,
-    sp.Sum: _sum,
-    Maximum: _maximum,
-    sp.Derivative: _derivative,
+    sp.Sum: _remembered(_reduced(sum)),
+    Maximum: _remembered(_reduced(max)),
+    sp.Derivative: _remembered(_derivative),
     sp.KroneckerDelta: _function(lambda a, b: mpmath.mpf(a == b)),
-    sp.exp: _function(mpmath.exp),
-    sp.log: _function(mpmath.log),
+    sp.exp: _remembered(_function(mpmath.exp)),
+    sp.log: _remembered(_function(mpmath.log)),
     sp.Abs: _function(abs),
     sp.sign: _function(mpmath.sign),
     sp.Max: _function(max),
     sp.Min: _function(min),
-    Node: lambda expr, point: type(expr).evaluate(*(evaluate(argument, point) for argument in expr.args)),
+    Node: _remembered(lambda expr: _function(type(expr).evaluate)(expr)),
 }

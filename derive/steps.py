@@ -107,9 +107,10 @@ def _with_meanings(expr: sp.Expr, meanings: Mapping[sp.Expr, sp.Expr]) -> sp.Exp
 class Step:
     """``before = after`` by `rule`, because of `reason`.
 
-    Checked on construction: at 50 digits on random points of several dimensions, and by SymPy where it can decide
-    (`symbolic` says whether it could), unless it is `numeric`: spelled out, it is so large that SymPy takes seconds.
-    Raises `StepError` naming the rule if it is not an equality.
+    Checked on construction, at 50 digits on random points of several dimensions. Raises `StepError` naming the rule if
+    it is not an equality.
+
+    numeric: whether both sides, spelled out, are so large that SymPy would take seconds to decide about them.
     """
 
     rule: str
@@ -118,12 +119,14 @@ class Step:
     reason: str
     setting: Setting = field(repr=False)
     numeric: bool = False
-    symbolic: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.check()
-        decided = not self.numeric and are_equal(self.before, self.after, self.setting)
-        object.__setattr__(self, "symbolic", decided)
+
+    @cached_property
+    def symbolic(self) -> bool:
+        """Whether SymPy can decide the equality too; only documents ask, for it takes longer than the check."""
+        return not self.numeric and are_equal(self.before, self.after, self.setting)
 
     def check(self, seed: int = 0) -> mpmath.mpf:
         """The largest difference of the two sides on random points, relative to them; raises as construction does."""

@@ -10,6 +10,8 @@ import os
 import pickle
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from typing import Any
 
 from ..requests import Request
@@ -63,10 +65,16 @@ def _compute(request: Request, writing: int) -> None:
 
     objective, settings = request.objective, request.settings
     values = settings.values(objective)
-    with os.fdopen(writing, "wb") as results:
+    # a pipe holds little: what is found is sent by a thread, for it may be long until it is asked for
+    with os.fdopen(writing, "wb", buffering=0) as results, ThreadPoolExecutor(1) as sender:
         for compute in (remember, remember_products):
             found: dict[Any, Any] = {}
             for dtype in settings.dtypes:
                 found |= compute(objective, dtype, values, (), full_range=True)
-            pickle.dump(found, results)
-            results.flush()
+            sender.submit(_send, pickle.dumps(found), results)
+
+
+def _send(message: bytes, results: FileIO) -> None:
+    rest = memoryview(message)
+    while rest:
+        rest = rest[results.write(rest) :]
