@@ -1,4 +1,4 @@
-"""Requests carried out, many at once where that pays: each process takes all requests of an objective.
+"""Requests carried out, many at once where that pays: each process takes all requests of a distance.
 
 What a process makes is handed on in the order of the requests, so that output and files do not depend on how many
 processors there are.
@@ -6,12 +6,14 @@ processors there are.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from . import api
 from .catalogue import Objective
@@ -77,8 +79,9 @@ def make_all(
 
     tell: is told how far it is. Raises what the first request raises that fails, after handing out those before.
     """
-    total, parts = len(requests), _parts(requests)
-    workers = min(len(parts), len(os.sched_getaffinity(0)) if _can_fork() else 1)
+    total, processors = len(requests), len(os.sched_getaffinity(0)) if _can_fork() else 1
+    parts = _parts(requests, processors)
+    workers = min(len(parts), processors)
     if workers < 2:
         for done, request in enumerate(requests):
             made = make(request, verified, partial(_tell_progress, tell, done, total))
@@ -88,6 +91,7 @@ def make_all(
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    gc.freeze()  # what is imported is not garbage, and no process has to look at it
     pool = ProcessPoolExecutor(workers, get_context("fork"))
     try:
         pending = {pool.submit(_make_each, [requests[at] for at in part], verified): part for part in parts}
@@ -107,12 +111,24 @@ def make_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _parts(requests: Sequence[Request]) -> list[list[int]]:
-    """What one process takes: all requests of an objective, which is derived once; each alone if there is only one."""
-    parts: dict[Objective, list[int]] = {}
-    for at, request in enumerate(requests):
-        parts.setdefault(request.objective, []).append(at)
-    return list(parts.values()) if len(parts) > 1 else [[at] for at in range(len(requests))]
+def _parts(requests: Sequence[Request], processors: int) -> list[list[int]]:
+    """What one process takes: all requests of a distance, which is derived once; of an objective if there are few."""
+    for key in (_distance_of, _objective_of, id):
+        parts: dict[Any, list[int]] = {}
+        for at, request in enumerate(requests):
+            parts.setdefault(key(request), []).append(at)
+        if len(parts) > processors:
+            break
+    # proofs on unit vectors take longest, so that they begin
+    return sorted(parts.values(), key=lambda part: not requests[part[0]].objective.of_units)
+
+
+def _distance_of(request: Request) -> Any:
+    return request.objective.metric
+
+
+def _objective_of(request: Request) -> Any:
+    return request.objective
 
 
 def _can_fork() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -206,6 +206,15 @@ class Objective:
     def of_units(self) -> bool:
         """Whether the loss depends on the unit vectors of the embeddings only."""
         return self.normalize or bool(self.distance.on_units)
+
+    @property
+    def metric(self) -> Objective:
+        """The same distance under the first loss of all: what is known of distances is known for every loss."""
+        return replace(self, loss=next(iter(LOSSES.values())), like="")
+
+    def of_metric(self, parameters: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+        """The parameters of the distance with their values, the defaults for those that are not given."""
+        return tuple((p.name, parameters.get(p.name, p.default)) for p in self.distance.parameters)
 
     @property
     def stem(self) -> str:

@@ -109,6 +109,7 @@ def _symbol(expr: sp.Symbol) -> _Meaning:
     return value
 
 
+@cache  # SymPy makes each anew
 def in_abbreviations(component: sp.Indexed) -> sp.Indexed:
     """The component of the same vector or matrix that has a meaning where it is an abbreviation: u[k], or u[k, l]."""
     return component.base[_INDICES[: len(component.indices)]]
@@ -120,8 +121,9 @@ def _indexed(expr: sp.Indexed) -> _Meaning:
 
     def value(point: Point) -> Any:
         at = [int(index(point)) for index in indices]
-        if not point.abbreviations or (meaning := point.abbreviations.get(abbreviated)) is None:
+        if name in point.vectors:
             return point.vectors[name][at[0] - 1]
+        meaning = point.abbreviations[abbreviated]
         for index, number in zip(_INDICES, at, strict=False):
             point = point.at(index, number)
         return evaluate(meaning, point)
@@ -140,10 +142,10 @@ def _power(expr: sp.Pow) -> _Meaning:
     return lambda point: base(point) ** power(point)
 
 
-def _combined(combine: Callable[[Iterator[Any]], Any]) -> Callable[[sp.Expr], _Meaning]:
+def _combined(combine: Callable[[list[Any]], Any]) -> Callable[[sp.Expr], _Meaning]:
     def rule(expr: sp.Expr) -> _Meaning:
         parts = list(map(_meaning, expr.args))
-        return lambda point: combine(part(point) for part in parts)
+        return lambda point: combine([part(point) for part in parts])
 
     return rule
 

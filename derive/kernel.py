@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -85,22 +86,22 @@ class RowKernel:
     def parameters(self) -> tuple[Parameter, ...]:
         return self.objective.parameters
 
-    @property
+    @cached_property
     def reductions(self) -> tuple[Reduction, ...]:
         """Those of all stages."""
         return tuple(reduction for stage in self.stages for reduction in stage.reductions)
 
-    @property
+    @cached_property
     def maxima(self) -> tuple[Reduction, ...]:
         """Those of the reductions that are no sums."""
         return tuple(reduction for reduction in self.reductions if reduction.kind != "sum")
 
-    @property
+    @cached_property
     def scalars(self) -> tuple[Assignment, ...]:
         """Those of all stages."""
         return tuple(assignment for stage in self.stages for assignment in stage.scalars)
 
-    @property
+    @cached_property
     def constants(self) -> tuple[sp.Symbol, ...]:
         """What a stage finds out about the row that later stages or the maps use, but for the weights."""
         found: list[sp.Symbol] = []
@@ -110,20 +111,20 @@ class RowKernel:
             found += [symbol for symbol in own if symbol in later and symbol not in self.weights]
         return tuple(found)
 
-    @property
+    @cached_property
     def saved(self) -> tuple[sp.Symbol, ...]:
         """What the maps need to know of a row: the constants that they use, and the weights."""
         used = self._used_in_maps
         return (*(symbol for symbol in self.constants if symbol in used), *self.weights)
 
-    @property
+    @cached_property
     def functions(self) -> frozenset[str]:
         """The names of the nodes of `derive.functions` that the program calls."""
         values = [a.value for a in (*self.components, *self.scalars, *self.maps)]
         values += [reduction.term for reduction in self.reductions]
         return frozenset(type(node).__name__ for value in values for node in value.atoms(Node))
 
-    @property
+    @cached_property
     def has_powers(self) -> bool:
         """Whether the program raises to powers that are no products of a few factors or roots."""
         values = [a.value for a in (*self.components, *self.scalars, *self.maps)]
@@ -147,7 +148,7 @@ class RowKernel:
                 needed.insert(0, component)
         return tuple(needed)
 
-    @property
+    @cached_property
     def _used_in_maps(self) -> set[sp.Symbol]:
         return self.used(a.value for a in self.maps)
 

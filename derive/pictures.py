@@ -10,12 +10,13 @@ from typing import Any
 
 import mpmath
 
-from .catalogue import LOSSES, Objective
-from .highprecision import loss_value, objective_value
+from .catalogue import LOSSES, PAIRS, Objective
+from .highprecision import distance_between, loss_value
 
 _DELTAS = [step / 4 for step in range(-24, 25)]  # what is plotted: delta from -6 to 6
 _FAR = 10  # d_neg, at which all these deltas are possible
 _GRID = 9  # arrows in a row of the field
+_DIGITS, _H = 40, mpmath.mpf(10) ** -15  # of the differences that its gradients are
 _LONGEST = 0.5  # arrow, where the grid's distance is 0.55
 
 
@@ -83,18 +84,28 @@ def _descent(objective: Objective, at: tuple[float, float], parameters: Mapping[
     """The negative gradient in the anchor, by differences of the definition; 0 where the anchor has no direction."""
     if objective.of_units and not any(at):
         return 0.0, 0.0
-    with mpmath.workdps(40):
-        x_pos, x_neg, h = _plane(-1, 0), _plane(1, 0), mpmath.mpf(10) ** -15
+    loss, own = objective.loss, objective.of_metric(parameters)
+    around = (_distance_around(objective.metric, own, at, PAIRS[which]) for which in loss.distances)
+    with mpmath.workdps(_DIGITS):
+        left, right, below, above = (
+            loss_value(loss, d_pos, d_neg, parameters, *others) for d_pos, d_neg, *others in zip(*around, strict=True)
+        )
+        return float((left - right) / (2 * _H)), float((below - above) / (2 * _H))
 
-        def loss(dx: Any, dy: Any) -> Any:
-            x, y = _plane(*at)
-            return objective_value(objective, (x + dx, y + dy), x_pos, x_neg, parameters)
 
-        return float((loss(-h, 0) - loss(h, 0)) / (2 * h)), float((loss(0, -h) - loss(0, h)) / (2 * h))
+@cache
+def _distance_around(
+    metric: Objective, parameters: tuple[tuple[str, float], ...], at: tuple[float, float], pair: tuple[str, str]
+) -> list[Any]:
+    """The distance of a pair of embeddings with the anchor a step to the left, to the right, below and above."""
+    with mpmath.workdps(_DIGITS):
+        anchors = [_plane(*at, *step) for step in ((-_H, 0), (_H, 0), (0, -_H), (0, _H))]
+        named = ({"x": anchor, "x_pos": _plane(-1, 0), "x_neg": _plane(1, 0)} for anchor in anchors)
+        return [distance_between(metric, of[pair[0]], of[pair[1]], dict(parameters)) for of in named]
 
 
-def _plane(x: float, y: float) -> tuple[Any, Any]:
-    return mpmath.mpf(x), mpmath.mpf(y)
+def _plane(x: float, y: float, dx: Any = 0, dy: Any = 0) -> tuple[Any, Any]:
+    return mpmath.mpf(x) + dx, mpmath.mpf(y) + dy
 
 
 def _rounded(value: object) -> str:

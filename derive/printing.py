@@ -7,6 +7,7 @@ stable form. This one prints what it is given, in an order that depends on nothi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class InfixPrinter:
     def terms(self, expr: sp.Add) -> tuple[str, ...]:
         """The terms of a sum, each but the first with its sign and a space in front."""
         # positive terms first, so that no sum begins with a minus sign that it need not have
-        terms = sorted((self._signed(term) for term in expr.as_ordered_terms()), key=lambda term: term[0])
+        terms = sorted((self._signed(term) for term in _ordered(expr)), key=lambda term: term[0])
         (negative, text), *rest = terms
         return (("-" * negative) + text, *(f"{'-' if minus else '+'} {term}" for minus, term in rest))
 
@@ -96,20 +97,8 @@ class InfixPrinter:
         if not term.is_Mul:
             negative = bool(term.is_Rational and term < 0)
             return negative, self.at_least(-term if negative else term, MUL)
-        above, below, negative = [], [], False
-        for factor in _factors(term):
-            if factor.is_Rational:
-                negative ^= bool(factor < 0)
-                numerator, denominator = abs(factor).as_numer_denom()
-                above += [numerator] * (numerator != 1)
-                below += [denominator] * (denominator != 1)
-            elif factor.is_Pow and factor.exp.is_Rational and factor.exp < 0:
-                below.append(1 / factor)
-            else:
-                above.append(factor)
-        # numbers, then names and calls, then sums
-        above.sort(key=lambda factor: (not factor.is_number, factor.is_Add))
-        return negative, self.quotient(above, below)
+        negative, above, below = _taken_apart(term)
+        return negative, self.quotient(list(above), list(below))
 
     def quotient(self, above: list[sp.Expr], below: list[sp.Expr]) -> str:
         """The product of `above` over the product of `below`; either may be empty."""
@@ -202,6 +191,32 @@ def decimals(number: sp.Rational) -> int:
     """n, for a whole number over the n-th power of ten that is read more easily as a decimal; otherwise 0."""
     digits = len(str(number.q)) - 1
     return digits if digits >= _MANY_DIGITS and number.q == 10**digits else 0
+
+
+@cache  # SymPy sorts anew each time, and every target prints the same
+def _ordered(expr: sp.Add) -> tuple[sp.Expr, ...]:
+    return tuple(expr.as_ordered_terms())
+
+
+@cache
+def _taken_apart(term: sp.Mul) -> tuple[bool, tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
+    """Whether a product is negative, and what is above and below the line."""
+    above: list[sp.Expr] = []
+    below: list[sp.Expr] = []
+    negative = False
+    for factor in _factors(term):
+        if factor.is_Rational:
+            negative ^= bool(factor < 0)
+            numerator, denominator = abs(factor).as_numer_denom()
+            above += [numerator] * (numerator != 1)
+            below += [denominator] * (denominator != 1)
+        elif factor.is_Pow and factor.exp.is_Rational and factor.exp < 0:
+            below.append(1 / factor)
+        else:
+            above.append(factor)
+    # numbers, then names and calls, then sums
+    above.sort(key=lambda factor: (not factor.is_number, factor.is_Add))
+    return negative, tuple(above), tuple(below)
 
 
 def _factors(expr: sp.Mul) -> list[sp.Expr]:

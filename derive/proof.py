@@ -106,7 +106,7 @@ class Proof:
     @property
     def all_symbolic(self) -> bool:
         """Whether SymPy could decide every displayed equality."""
-        return all(step.symbolic for step in self.steps)
+        return not any(step.numeric for step in self.steps) and all(step.symbolic for step in self.steps)
 
     @property
     def steps(self) -> tuple[Step, ...]:

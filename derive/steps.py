@@ -6,9 +6,10 @@ There is no way to hold an unchecked step: the check is its construction, `datac
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from typing import Any
 
 import mpmath
 import sympy as sp
@@ -200,6 +201,8 @@ def collapse_deltas(expr: sp.Expr) -> sp.Expr:
         (limits,) = total.limits
         return deltasummation(total.function, limits, no_piecewise=True)
 
+    if not expr.has(sp.KroneckerDelta):
+        return expr
     return expr.replace(lambda e: isinstance(e, sp.Sum) and e.has(sp.KroneckerDelta), collapsed)
 
 
@@ -221,8 +224,13 @@ def are_equal(a: sp.Expr, b: sp.Expr, setting: Setting) -> bool:
 @cache  # a step ends where the next begins
 def _differentiated(expr: sp.Expr) -> sp.Expr:
     """Derivatives carried out, Kronecker deltas collapsed, sums in normal form."""
-    expr = expr.replace(lambda e: isinstance(e, sp.Derivative), lambda e: _derivative(e.expr, *e.variables))
-    return collapse_deltas(expr).replace(lambda e: isinstance(e, sp.Sum), _normal_sum)
+    expr = _replaced(expr, sp.Derivative, lambda e: _derivative(e.expr, *e.variables))
+    return _replaced(collapse_deltas(expr), sp.Sum, _normal_sum)
+
+
+def _replaced(expr: sp.Expr, kind: type[sp.Expr], value: Callable[[Any], sp.Expr]) -> sp.Expr:
+    """`expr` with the value of all that are of a kind, from the inside out; SymPy walks it also if there are none."""
+    return expr.replace(lambda e: isinstance(e, kind), value) if expr.has(kind) else expr
 
 
 @cache

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from .functions import Node, absolute, signum
@@ -19,7 +21,8 @@ to_text = TextPrinter({f"norm_{name}": f"|{name}|" for name in ("x", "x_pos", "x
 """`to_text(expr)` is `expr` on one line."""
 
 
-def formulas(derivation: Derivation) -> list[tuple[str, str]]:
+@cache  # every target has them in its comments
+def formulas(derivation: Derivation) -> tuple[tuple[str, str], ...]:
     """Name and value of everything that the gradients are written in, then of the gradients."""
     from sympy import IndexedBase
 
@@ -49,7 +52,7 @@ def formulas(derivation: Derivation) -> list[tuple[str, str]]:
     if normalization:
         rows += [(f"g_{name}[k]", to_text(at_units(lemma.result))) for name, lemma in derivation.gradients.items()]
     rows += [(f"dL/d{name}[k]", to_text(lemma.result)) for name, lemma in derivation.outcome.gradients.items()]
-    return rows
+    return tuple(rows)
 
 
 def _plain(expr: sp.Expr) -> set[Node]:
@@ -67,7 +70,7 @@ def missing(loss: Loss) -> list[str]:
     return [f"not defined, and not verified, at {of.where}: {of.why}" for of in loss.undefined]
 
 
-def table(rows: list[tuple[str, str]], separator: str = " = ") -> list[str]:
+def table(rows: Sequence[tuple[str, str]], separator: str = " = ") -> list[str]:
     """Rows as lines with their first columns lined up; a formula that is too long takes several."""
     width = max(len(left) for left, _ in rows)
     below = " " * (width + len(separator))

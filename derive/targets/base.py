@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
@@ -243,7 +244,7 @@ class Target(ABC):
         inputs = {
             "version": __version__,
             "definitions": [distance.definition, *filter(None, [distance.on_units]), kernel.objective.loss.definition],
-            "kernel": repr(kernel),
+            "kernel": _written(kernel),
             "dtypes": settings.dtypes,
             "parameters": settings.values(kernel.objective),
             "templates": templates,
@@ -303,6 +304,11 @@ def _refuse_what_no_template_has(kernel: RowKernel) -> None:
             raise DefinitionError(
                 f"{where}: generated code cannot have the parameter {name} inside sum(...) yet; write it outside"
             )
+
+
+@cache
+def _written(kernel: RowKernel) -> str:
+    return repr(kernel)
 
 
 def _texts(folder: Traversable) -> dict[str, str]:

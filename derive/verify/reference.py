@@ -13,8 +13,9 @@ import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, wraps
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import mpmath
 
@@ -185,6 +186,28 @@ class Toward:
     moved: Any
 
 
+_Gradients = TypeVar("_Gradients")
+
+
+def _for_all_losses(
+    function: Callable[[Objective, Mapping[str, float], Sequence[Any], Sequence[Any], int], _Gradients],
+) -> Callable[..., _Gradients]:
+    """A function of a distance and two points with its recent values: many losses and triplets ask for the same."""
+
+    @lru_cache(maxsize=4096)
+    def known(metric: Objective, own: tuple[tuple[str, float], ...], *points: Any) -> _Gradients:
+        return function(metric, dict(own), *points)
+
+    @wraps(function)
+    def of_the_distance(
+        objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any], copies: int = 1
+    ) -> _Gradients:
+        return known(objective.metric, objective.of_metric(parameters), tuple(a), tuple(b), copies)
+
+    return of_the_distance
+
+
+@_for_all_losses
 def distance_gradients(
     objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any], copies: int = 1
 ) -> Toward:
@@ -216,6 +239,7 @@ def distance_gradients(
     return Toward((Exact(values[0], raw[0]), Exact(values[1], raw[1])), moved)
 
 
+@_for_all_losses
 def _values_toward(
     objective: Objective, parameters: Mapping[str, float], a: Sequence[Any], b: Sequence[Any], copies: int = 1
 ) -> tuple[list[Any], list[Any]]:
@@ -233,11 +257,10 @@ def _values_toward(
 
 def power_of(objective: Objective, parameters: Mapping[str, float]) -> float:
     """The largest parameter that the definition of the distance raises components to; 1 for none."""
-    distance = objective.distance
-    operations = (node for node in ast.walk(distance.formula.written_out) if isinstance(node, ast.BinOp))
+    operations = (node for node in ast.walk(objective.distance.formula.written_out) if isinstance(node, ast.BinOp))
     names = [n.right.id for n in operations if isinstance(n.op, ast.Pow) and isinstance(n.right, ast.Name)]
-    defaults = {parameter.name: parameter.default for parameter in distance.parameters}
-    return max([1.0, *(parameters.get(name, defaults[name]) for name in names)])
+    values = dict(objective.of_metric(parameters))
+    return max([1.0, *(values[name] for name in names)])
 
 
 def component_scales(
