@@ -91,8 +91,8 @@ def make_all(
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    gc.freeze()  # what is imported is not garbage, and no process has to look at it
-    pool = ProcessPoolExecutor(workers, get_context("fork"))
+    gc.freeze()  # what is imported is not garbage, and what a process makes of a few requests lives as long as it does
+    pool = ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable)
     try:
         pending = {pool.submit(_make_each, [requests[at] for at in part], verified): part for part in parts}
         of_request = {at: (future, place) for future, part in pending.items() for place, at in enumerate(part)}

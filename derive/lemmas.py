@@ -34,7 +34,7 @@ class Term:
     slope: sp.Symbol | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DistanceDerivation:
     """The gradients of d(x, y) in x and in y; `terms` are the same gradients taken apart, in d and the components."""
 
@@ -46,7 +46,7 @@ class DistanceDerivation:
     gradient_norm: Lemma
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LossDerivation:
     """The stable form of phi(d_pos, d_neg) and of its slopes, in the symbols that `abbreviations` introduce.
 

@@ -234,7 +234,8 @@ def _line(step: Step, left: str, named: Mapping[sp.Expr, str]) -> Line:
     return Line(left, pieces, escape(step.rule), escape(step.reason), step, wide)
 
 
-def quotient_lemmas(loss: LossDerivation) -> dict[sp.Symbol, Lemma]:
+@cache
+def quotient_lemmas(loss: LossDerivation) -> Mapping[sp.Symbol, Lemma]:
     """For each name in the definition of a loss that is a quotient, its derivative in d_pos by the quotient rule."""
     parameters = tuple(symbols.parameter(p) for p in loss.loss.parameters)
     setting = Setting((), (*loss.slopes, *parameters), loss.abbreviations)

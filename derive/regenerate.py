@@ -10,8 +10,10 @@ import json
 import os
 import shlex
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,9 +158,15 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, str, str, bool]:
 
 
 def _manifest_text(entries: Iterable[Mapping[str, Any]]) -> str:
-    ordered = sorted(entries, key=_key)
-    content = {"about": f"{MARK} {__version__}; lists what it generated here", "products": ordered}
-    return json.dumps(content, indent=2) + "\n"
+    products = [_indented(json.dumps(entry)) for entry in sorted(entries, key=_key)]
+    about = json.dumps(f"{MARK} {__version__}; lists what it generated here")
+    listed = ["[", ",\n".join(products), "  ]"] if products else ["[]"]
+    return f'{{\n  "about": {about},\n  "products": ' + "\n".join(listed) + "\n}\n"
+
+
+@cache  # a manifest is written as often as there are products
+def _indented(entry: str) -> str:
+    return textwrap.indent(json.dumps(json.loads(entry), indent=2), "    ")
 
 
 # ---------------------------------------------------------------- writing

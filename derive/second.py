@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations_with_replacement
 
 import sympy as sp
@@ -61,6 +62,7 @@ def _roles(loss: LossDerivation, name: str) -> dict[sp.Symbol, str]:
     }
 
 
+@cache  # the losses of a distance share it
 def _distance_curvature(derivation: DistanceDerivation, first: str, second: str) -> Lemma:
     arguments = {"x": symbols.x, "y": symbols.y}
     parameters = tuple(symbols.parameter(p) for p in derivation.distance.parameters)
@@ -99,6 +101,7 @@ def _in_d(expr: sp.Expr) -> sp.Expr:
     return sp.diff(outer, d).xreplace(back) + sp.Add(*inside)
 
 
+@cache  # the distances of a loss share it
 def _loss_curvature(derivation: LossDerivation, first: sp.Symbol, second: sp.Symbol) -> Lemma:
     slope = derivation.slopes[first]
     setting = Setting(
