@@ -6,9 +6,6 @@ processors there are.
 
 from __future__ import annotations
 
-import gc
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from typing import Any
 
 from . import api
 from .catalogue import Objective
+from .forked import processors
 from .requests import Request
 from .targets.base import GeneratedFile, Settings
 from .text import describe, formulas
@@ -79,9 +77,8 @@ def make_all(
 
     tell: is told how far it is. Raises what the first request raises that fails, after handing out those before.
     """
-    total, processors = len(requests), len(os.sched_getaffinity(0)) if _can_fork() else 1
-    parts = _parts(requests, processors)
-    workers = min(len(parts), processors)
+    total, parts = len(requests), _parts(requests, processors())
+    workers = min(len(parts), processors())
     if workers < 2:
         for done, request in enumerate(requests):
             made = make(request, verified, partial(_tell_progress, tell, done, total))
@@ -91,8 +88,7 @@ def make_all(
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    gc.freeze()  # what is imported is not garbage, and what a process makes of a few requests lives as long as it does
-    pool = ProcessPoolExecutor(workers, get_context("fork"), initializer=gc.disable)
+    pool = ProcessPoolExecutor(workers, get_context("fork"))
     try:
         pending = {pool.submit(_make_each, [requests[at] for at in part], verified): part for part in parts}
         of_request = {at: (future, place) for future, part in pending.items() for place, at in enumerate(part)}
@@ -111,13 +107,13 @@ def make_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _parts(requests: Sequence[Request], processors: int) -> list[list[int]]:
+def _parts(requests: Sequence[Request], processes: int) -> list[list[int]]:
     """What one process takes: all requests of a distance, which is derived once; of an objective if there are few."""
     for key in (_distance_of, _objective_of, id):
         parts: dict[Any, list[int]] = {}
         for at, request in enumerate(requests):
             parts.setdefault(key(request), []).append(at)
-        if len(parts) > processors:
+        if len(parts) > processes:
             break
     # proofs on unit vectors take longest, so that they begin
     return sorted(parts.values(), key=lambda part: not requests[part[0]].objective.of_units)
@@ -129,11 +125,6 @@ def _distance_of(request: Request) -> Any:
 
 def _objective_of(request: Request) -> Any:
     return request.objective
-
-
-def _can_fork() -> bool:
-    """Whether a process can go on as several, which then all have SymPy: not beside the threads of JAX or PyTorch."""
-    return sys.platform == "linux" and not {"jax", "torch"} & sys.modules.keys()
 
 
 def _make_each(requests: Sequence[Request], verified: bool | None) -> tuple[list[Made], Exception | None]:

@@ -111,10 +111,16 @@ class _Scope:
     vectors: Mapping[str, Callable[[Any], Any]]
     known: dict[str, Any] = field(default_factory=dict)
 
+    def inside(self) -> _Scope:
+        """The scope inside a reduction, which is at one component after the other."""
+        return _Scope(self.algebra, dict(self.names), self.vectors)
+
     def at(self, k: Any) -> _Scope:
-        """The scope inside a reduction, at component k."""
-        components = {name: component(k) for name, component in self.vectors.items()}
-        return _Scope(self.algebra, {**self.names, **components}, self.vectors)
+        """Go to component k."""
+        for name, component in self.vectors.items():
+            self.names[name] = component(k)
+        self.known.clear()
+        return self
 
 
 _Meaning = Callable[[_Scope], Any]
@@ -240,16 +246,24 @@ class Definition:
             case ast.UnaryOp(operand=operand):
                 negated = self._meaning(operand)
                 return lambda scope: -negated(scope)
+            case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as exponent)):
+                return self._operation(node, operator.pow, self._meaning(left), lambda scope: exponent)
             case ast.BinOp(left=left, op=op, right=right):
                 return self._operation(node, _OPERATORS[type(op)], self._meaning(left), self._meaning(right))
             case ast.Call(func=ast.Name(id="where"), args=[ast.Compare() as condition, value, otherwise]):
                 return self._selection(condition, self._meaning(value), self._meaning(otherwise))
             case ast.Call(func=ast.Name(id=kind), args=[term]) if kind in REDUCTIONS:
-                inside = self._meaning(term)
-                return lambda scope: scope.algebra.reduce(kind, lambda k: inside(scope.at(k)))
+                return self._reduction(kind, self._meaning(term))
             case ast.Call(func=ast.Name(id=name), args=args):
                 return self._call(node, name, [self._meaning(argument) for argument in _numbers_first(name, args)])
         raise AssertionError(f"validated node {ast.dump(node)}")
+
+    def _reduction(self, kind: str, term: _Meaning) -> _Meaning:
+        def meaning(scope: _Scope) -> Any:
+            inside = scope.inside()
+            return scope.algebra.reduce(kind, lambda k: term(inside.at(k)))
+
+        return meaning
 
     def _operation(self, node: ast.expr, operation: _Operation, first: _Meaning, second: _Meaning) -> _Meaning:
         def meaning(scope: _Scope) -> Any:

@@ -59,9 +59,14 @@ def _algebra(dimension: int, copies: int = 1) -> Algebra:
 def _reduce(dimension: int, copies: int, largest: Largest) -> Callable[[str, Callable[[int], Any]], Any]:
     def reduce(kind: str, term: Callable[[int], Any]) -> Any:
         terms = [term(k) for k in range(dimension)]
-        return mpmath.fsum([*terms, (copies - 1) * terms[-1]]) if kind == "sum" else largest(terms)
+        if kind != "sum":
+            return largest(terms)
+        return sum(terms) if copies == 1 else sum(terms) + (copies - 1) * terms[-1]
 
     return reduce
+
+
+_PIECEWISE = ("abs", "max", "min", "where")
 
 
 def _sign(z: Any) -> int:
@@ -218,6 +223,13 @@ def smooth_piece(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, An
         return _read(loss, lambda z: next(known), distances, parameters)
 
     return continued if signs else lambda *distances: _read(loss, _sign, distances, parameters)
+
+
+@cache
+def has_pieces(loss: Loss) -> bool:
+    """Whether the formula of a loss may change from one point to another, so that it has kinks."""
+    calls = (node.func for node in ast.walk(loss.formula.written_out) if isinstance(node, ast.Call))
+    return any(isinstance(name, ast.Name) and name.id in _PIECEWISE for name in calls)
 
 
 def pieces(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from derive_triplet import UsageError
-from derive_triplet.derive import batch
+from derive_triplet.derive import batch, forked
 from derive_triplet.derive.batch import Made, make, make_all
 from derive_triplet.derive.requests import Request, requests_for
 
@@ -29,17 +29,7 @@ def asked() -> list[Request]:
 @pytest.fixture(autouse=True)
 def _forks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever another test has imported."""
-    monkeypatch.setattr(batch, "_can_fork", lambda: sys.platform == "linux")
-
-
-@pytest.mark.parametrize("library", ["jax", "torch"])
-def test_no_process_is_forked_beside_threads_of_a_library(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    monkeypatch.undo()
-    for name in ("jax", "torch"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    assert batch._can_fork() == (sys.platform == "linux")
-    monkeypatch.setitem(sys.modules, library, sys)
-    assert not batch._can_fork()
+    monkeypatch.setattr(forked, "_THREADED", set())
 
 
 def made_by(monkeypatch: pytest.MonkeyPatch, processors: int, requests: Sequence[Request]) -> list[Made]:
@@ -47,14 +37,17 @@ def made_by(monkeypatch: pytest.MonkeyPatch, processors: int, requests: Sequence
     return list(make_all(requests, False))
 
 
-@pytest.mark.parametrize("target", ["numpy", "latex"])
-def test_of_one_objective_every_request_may_have_a_process(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
-    assert batch._parts(requests_for(["l2"], ["hinge"], ["numpy", target, "cuda"]))[0] == [0]
+def test_of_one_objective_every_request_may_have_a_process() -> None:
+    assert batch._parts(requests_for(["l2"], ["hinge"], ["numpy", "latex", "cuda"]), 2) == [[0], [1], [2]]
 
 
-def test_requests_of_an_objective_stay_together() -> None:
+def test_requests_of_a_distance_stay_together_or_of_an_objective_where_there_are_few() -> None:
     requests = asked()
-    assert batch._parts([*requests[::2], *requests[1::2]]) == [[0, 3], [1, 4], [2, 5]]
+    assert batch._parts([*requests[::2], *requests[1::2]], 2) == [[0, 3], [1, 4], [2, 5]]
+    both = requests_for(["l2", "cosine"], ["hinge", "softmax-nll"], TARGETS)
+    assert batch._parts(both, 1) == [[2, 3, 6, 7], [0, 1, 4, 5]]  # of unit vectors first, which take longest
+    assert batch._parts(both, 2) == [[2, 3], [6, 7], [0, 1], [4, 5]]
+    assert len(batch._parts(both, 16)) == 8
 
 
 def test_several_processes_make_what_one_makes_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
+from ..forked import each
 from ..hvp import product_of
 from ..launches import qualified
 from ..targets.base import GeneratedFile, Product
@@ -31,27 +33,19 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
         chosen = offered if thorough else offered[:1]
         with ThreadPoolExecutor() as pool:
             pending = _by_nvrtc(pool, product, chosen, thorough)
-            # while the compiler is at work
-            from .executed import execute, execute_on_gpu, on_cpu, on_gpu, prepare
-            from .executed_products import execute_products, launch_checks, prepare_products
-
-            dtypes = product.settings.dtypes
-            for dtype in dtypes:
-                prepare(product, dtype, depth(dtype, dtypes, thorough))
-                prepare_products(product, dtype, depth(dtype, dtypes, thorough))
-            for architecture, dtype, names, outcome in pending:
-                result = outcome()
-                checks += _compilation(architecture, dtype, names, result)
-                if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
-                    much = depth(dtype, dtypes, thorough)
-                    simulated = on_cpu(product, dtype, result)
-                    checks += execute(product, dtype, result, much)
-                    checks += [*execute_products(product, simulated, much), *launch_checks(product, simulated, much)]
-                    executed = True
-                    if device:
-                        checks += execute_on_gpu(product, dtype, result, much)
-                        products = execute_products(product, on_gpu(product, dtype, result), much)
-                        checks += [replace(check, name=f"GPU {check.name}") for check in products]
+            _prepare(product, thorough)  # while the compiler is at work
+            compiled = [(architecture, dtype, names, outcome()) for architecture, dtype, names, outcome in pending]
+        runs = [
+            partial(_executed, product, dtype, result, thorough, device)
+            for architecture, dtype, _, result in compiled
+            if architecture == chosen[0] and isinstance(result, nvrtc.Compiled)
+        ]
+        executed = bool(runs)
+        found = iter(each(runs) if not device else [run() for run in runs])  # a GPU is not shared with a fork
+        for architecture, dtype, names, result in compiled:
+            checks += _compilation(architecture, dtype, names, result)
+            if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
+                checks += next(found)
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
     if nvcc.find() and (thorough or not levels):
         complaint = nvcc.errors(product.files)
@@ -62,6 +56,34 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
     reached = "run, PTX on the CPU" if executed else "compiled"
     on_device = f"; run, {device}" if executed and device else ""
     return Report(product.target, f"{reached} ({'; '.join(levels)}){on_device}", tuple(checks))
+
+
+def _prepare(product: Product, thorough: bool) -> None:
+    """Compute the references that executed kernels will be compared with."""
+    from .executed import prepare
+    from .executed_products import prepare_products
+
+    dtypes = product.settings.dtypes
+    for dtype in dtypes:
+        prepare(product, dtype, depth(dtype, dtypes, thorough))
+        prepare_products(product, dtype, depth(dtype, dtypes, thorough))
+
+
+def _executed(
+    product: Product, dtype: str, compiled: nvrtc.Compiled, thorough: bool, device: gpu.Device | None
+) -> list[Check]:
+    """What the kernels of a float type do, on the CPU and on a GPU, if there is one."""
+    from .executed import execute, execute_on_gpu, on_cpu, on_gpu
+    from .executed_products import execute_products, launch_checks
+
+    much, simulated = depth(dtype, product.settings.dtypes, thorough), on_cpu(product, dtype, compiled)
+    checks = execute(product, dtype, compiled, much)
+    checks += [*execute_products(product, simulated, much), *launch_checks(product, simulated, much)]
+    if device:
+        checks += execute_on_gpu(product, dtype, compiled, much)
+        products = execute_products(product, on_gpu(product, dtype, compiled), much)
+        checks += [replace(check, name=f"GPU {check.name}") for check in products]
+    return checks
 
 
 def methods(product: Product) -> list[Method]:

@@ -19,6 +19,7 @@ from ..highprecision import (
     distance_of,
     distance_value,
     distances_of,
+    has_pieces,
     largest_part,
     locus_value,
     maxima,
@@ -112,10 +113,11 @@ def is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> boo
     """Whether rounding leaves a row on one side of every kink, or on it, and the loss can be judged there."""
     if _is_own(objective):
         return _is_judged(objective, regime, row, dtype)
+    if regime.name == "on the kink" or not has_pieces(objective.loss):  # without distances, which take long
+        return True
     with mpmath.workdps(400):
         distances = _distances(objective, [embedding[row] for embedding in regime.embeddings], regime.parameters)
-        eps = FORMATS[FORMATS[dtype].computed_in].eps
-        return regime.name == "on the kink" or _is_on_one_side(objective.loss, distances, regime.parameters, eps)
+        return _is_on_one_side(objective.loss, distances, regime.parameters, FORMATS[FORMATS[dtype].computed_in].eps)
 
 
 def _is_own(objective: Objective) -> bool:
@@ -148,6 +150,8 @@ def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bo
 
 def _is_on_one_side(loss: Loss, distances: Sequence[Any], parameters: Mapping[str, float], eps: float) -> bool:
     """Whether distances that are rounded are on the same side of every kink."""
+    if not has_pieces(loss):
+        return True
     found = set()
     for signs in product((1, -1), repeat=len(distances)):
         if signs[0] != signs[1]:
@@ -295,7 +299,7 @@ def depends_on_zeros(objective: Objective) -> bool:
 def _is_beside_a_kink(objective: Objective, regime: Regime, dtype: str) -> bool:
     """Whether a row is nearer to a kink of the loss than the type can tell: distances of 1e-60 beside a margin of 0."""
     least = FORMATS[FORMATS[dtype].computed_in].tiny
-    for rows in zip(*regime.embeddings, strict=True):
+    for rows in zip(*regime.embeddings, strict=True) if objective.loss.singularities else ():
         d_pos, d_neg, *others = _distances(objective, rows, regime.parameters)
         for singularity in objective.loss.singularities:
             locus = locus_value(objective.loss, singularity.locus, d_pos, d_neg, regime.parameters, *others)
