@@ -8,7 +8,7 @@
                     verify -> Report         run or compiled, against a reference that never saw the derivation
                                              (verify.ahead: the reference is computed while SymPy is imported)
                     measure -> Accuracy      the same errors by regime, beside those of naive code (verify.accuracy)
-    make (batch)                             many requests, in several processes
+    make (batch)                             many requests, in several processes (forked)
     regenerate                               a tree of products on disk: write it, check it
     api                                      the arrows put together
 
