@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from .nvrtc import Compiled
 from .regimes import Array
 from .report import Check
 from .selection import SHORT, Depth, is_held, is_in_two, lengths
-from .weighting import weighting_checks
+from .weighting import Asked, Results, weighting_checks
 
 _SHAPES = ((1_003, 2), (3, 5_003))
 _ROWS = 3
@@ -134,6 +134,10 @@ def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
     return _measured(name, "bit for bit", dtype, 0, "numbers", differing)
 
 
+_Rows = tuple[int, Sequence[Array], Array | None, float]
+"""The number of a batch, the batch, upstream gradients of its rows, and the factor of all of them."""
+
+
 class KernelRunner:
     """A `WeightedRunner` on the kernels of one float type, on new devices of a kind: simulated ones, or the GPU.
 
@@ -155,13 +159,57 @@ class KernelRunner:
         reduction: str = "none",
         weights: Array | None = None,
     ) -> tuple[Any, Sequence[Array]]:
-        factor = 1 / len(x) if reduction == "mean" else 1.0
-        layer = self.layer((x, x_pos, x_neg), parameters, weights)
-        if reduction == "mean-active":
-            layer.fused()  # for the losses
-            layer.share()
-        layer.fused(factor, busy=2)
-        return (layer.loss() if reduction == "none" else layer.reduced(factor)), layer.gradients()
+        (found,) = self.at_once([Asked(reduction, weights, (x, x_pos, x_neg))], parameters)
+        return found
+
+    def at_once(self, asked: Sequence[Asked], parameters: Mapping[str, float]) -> list[Results]:
+        """The results for many batches of one dimension: the rows of all that are alike in one launch."""
+        weights = {at: one.weights for at, one in enumerate(asked)}
+        active = [at for at, one in enumerate(asked) if one.reduction == "mean-active"]
+        for at, loss, _ in self._rowwise([(at, asked[at].batch, weights[at], 1.0) for at in active], parameters):
+            weights[at] = self.share(loss, weights[at])
+        factors = [1 / len(one.batch[0]) if one.reduction == "mean" else 1.0 for one in asked]
+        rows = [(at, one.batch, weights[at], factors[at]) for at, one in enumerate(asked)]
+        found: dict[int, Results] = {}
+        for at, loss, gradients in self._rowwise(rows, parameters, busy=2):
+            reduced = asked[at].reduction != "none"
+            found[at] = self.reduced(loss, weights[at], factors[at]) if reduced else loss, gradients
+        return [found[at] for at in range(len(asked))]
+
+    def _rowwise(
+        self, batches: Iterable[_Rows], parameters: Mapping[str, float], busy: int = 1
+    ) -> Iterator[tuple[int, Array, list[Array]]]:
+        """Losses and gradients of batches, each with its number; those with the same factor are launched together."""
+        alike: dict[tuple[float, bool], list[_Rows]] = {}
+        for rows in batches:
+            alike.setdefault((rows[3], rows[2] is None), []).append(rows)
+        for (factor, without), members in alike.items():
+            together = [np.concatenate(arrays) for arrays in zip(*(batch for _, batch, _, _ in members), strict=True)]
+            upstream = None if without else np.concatenate([of for _, _, of, _ in members if of is not None])
+            layer = self.layer(together, parameters, upstream)
+            layer.fused(factor, busy)
+            loss, gradients, start = layer.loss(), layer.gradients(), 0
+            for at, batch, _, _ in members:
+                own = slice(start, start := start + len(batch[0]))
+                yield at, loss[own], [gradient[own] for gradient in gradients]
+
+    def reduced(self, loss: Array, upstream: Array | None, factor: float) -> Any:
+        """`factor` times the sum of the losses, each times its upstream gradient."""
+        return self._over_rows("reduce", loss, upstream, 1, np.float64(factor))[0]
+
+    def share(self, loss: Array, upstream: Array | None) -> Array:
+        """The upstream gradients of the mean over the active rows."""
+        return self._over_rows("active", loss, upstream, len(loss))
+
+    def _over_rows(self, kernel: str, loss: Array, upstream: Array | None, size: int, *factor: np.float64) -> Array:
+        device = self.new_device()
+        given = None if upstream is None else device.buffer("upstream", upstream.astype(loss.dtype))
+        results = device.empty("results", (size,), loss.dtype)
+        arguments = [device.buffer("losses", loss), given, *factor, results, len(loss)]
+        program = self.module.kernel(qualified(self.stem, reduction(self.scalar, kernel)))
+        device.launch(program, 1, REDUCTION_THREADS, arguments)
+        held: Array = results.array()
+        return held
 
     def layer(
         self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array | None = None, first: int = 0
@@ -248,26 +296,10 @@ class Layer:
         self.launch(backward, [*self.inputs, *arguments])
         self.mask()
 
-    def reduced(self, factor: float) -> Any:
-        """`factor` times the sum of the losses, each times its upstream gradient."""
-        total = self.device.empty("total", (1,), self.losses.dtype)
-        self._over_rows("reduce", [self.losses, self.upstream, np.float64(factor), total])
-        return total.array()[0]
-
-    def share(self) -> None:
-        """Make the upstream gradients those of the mean over the active rows."""
-        share = self.device.empty("share", self.losses.array().shape, self.losses.dtype)
-        self._over_rows("active", [self.losses, self.upstream, share])
-        self.upstream = share
-
     def mask(self) -> None:
         """What launchers do last that were given upstream gradients."""
         if self.upstream is not None:
             self.launch(mask_start(self.runner.scalar, *self.shape), [self.upstream, *self.outputs, *self.shape])
-
-    def _over_rows(self, kernel: str, arguments: Sequence[Any]) -> None:
-        program = self._kernel(reduction(self.runner.scalar, kernel))
-        self.device.launch(program, 1, REDUCTION_THREADS, [*arguments, self.shape[0]])
 
     def real(self, value: float) -> Any:
         """A number of the type that is computed in."""
@@ -340,14 +372,10 @@ def _isolated(runner: KernelRunner, runs: Iterable[Run], parameters: Mapping[str
 
 def _over_many_rows(runner: KernelRunner) -> int:
     """How many numbers are wrong of the sum of losses, and of the upstream gradients of a mean over the active ones."""
-    layer = runner.layer(runner.batch(1, 1), _ones(runner))
-    losses = (np.arange(3 * REDUCTION_THREADS) % 3).astype(layer.losses.dtype)
-    layer.losses, layer.shape = layer.device.buffer("losses", losses), (len(losses), 1)
-    total = layer.reduced(1.0)
-    layer.share()
-    assert layer.upstream is not None
-    share = layer.real(1) / layer.real(int(np.count_nonzero(losses)))
-    found = [np.asarray([total]), layer.upstream.array()]
+    kind = np.dtype(FORMATS[FORMATS[runner.dtype].computed_in].dtype)
+    losses = (np.arange(3 * REDUCTION_THREADS) % 3).astype(kind)
+    share = kind.type(1) / kind.type(int(np.count_nonzero(losses)))
+    found = [np.asarray([runner.reduced(losses, None, 1.0)]), runner.share(losses, None)]
     return number_differing(found, [np.asarray([losses.sum()]), np.where(losses == 0, 0, share)])
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,15 @@ _ORDINARY, _AT_REST = 7, 2  # rows; more of them are active than not, so that no
 _FAR = 2.0**13  # times the others is a negative of a row at rest
 
 Results = tuple[Any, Sequence[Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a runner is asked for: a reduction of the rows of a batch, with weights or without."""
+
+    reduction: str
+    weights: Array | None
+    batch: Sequence[Array]
 
 
 class WeightedRunner(Protocol):
@@ -71,23 +82,64 @@ class _Weighting:
         rows = np.arange(len(self.loss))
         # at most 1, so that nothing overflows
         weights = FORMATS[self.computed_in].rounded((1 + rows / 7) / 2 * (rows % 3 != 1)).astype(np.float64)
-        errors = [self.error(self.run(reduction, weights), reduction, weights) for reduction in self.reductions]
+        powers, nothing, at_rest = 2.0 ** -(rows % 4), np.zeros(len(rows)), np.where(self.loss == 0, 1.0, 0.0)
+        masked, spoilt = self.masked(weights == 0), self.spoilt()
+        active = [reduction for reduction in self.reductions if reduction == "mean-active"]
+        found = self.run(
+            {
+                **{("any", of): Asked(of, self.given(weights), self.batch) for of in self.reductions},
+                ("powers", "sum"): Asked("sum", self.given(powers), self.batch),
+                **{("masked", of): Asked(of, self.given(weights), masked) for of in self.reductions},
+                ("spoilt", "alone"): Asked("none", None, spoilt),
+                **{("spoilt", of): Asked(of, self.given(weights), spoilt) for of in self.reductions},
+                **{("nothing", of): Asked(of, self.given(nothing), self.batch) for of in self.reductions},
+                ("at rest", "mean-active"): Asked("mean-active", self.given(at_rest), self.batch),
+                **{("none given", of): Asked(of, None, self.batch) for of in active},
+            }
+        )
+
+        def of(what: str) -> dict[str, Results]:
+            return {reduction: results for (which, reduction), results in found.items() if which == what}
+
+        without = [self.error(results, which, np.ones(len(rows))) for which, results in of("none given").items()]
+        nonzero = [_nonzero(part) for which in ("nothing", "at rest") for part in chain(*of(which).values())]
         return (
-            Check("weights", "any", self.dtype, float(np.max(errors)), BOUND),
-            self.exactly("powers of 2", self.differing_powers(2.0 ** -(rows % 4))),
-            Check("weights", "0 for rows of NaN and Inf", self.dtype, self.error_of_masked(weights), BOUND),
-            self.exactly("NaN in other rows", self.hidden(weights)),
-            self.exactly("no row is active", self.nonzero_without_active()),
-            Check("weights", "none given", self.dtype, self.error_without_weights(), BOUND),
+            Check("weights", "any", self.dtype, self.worst(of("any"), weights), BOUND),
+            self.exactly("powers of 2", self.differing_powers(found["powers", "sum"], powers)),
+            Check("weights", "0 for rows of NaN and Inf", self.dtype, self.masked_error(of("masked"), weights), BOUND),
+            self.exactly("NaN in other rows", self.hidden(of("spoilt"), weights)),
+            # nor where no row has a loss of those that have a weight
+            self.exactly("no row is active", sum(nonzero)),
+            # other reductions are compared with the rows by `checks`
+            Check("weights", "none given", self.dtype, max(without, default=0.0), BOUND),
         )
 
     def exactly(self, regime: str, differing: int) -> Check:
         return Check("weights", regime, self.dtype, differing, 0, unit="numbers")
 
-    def run(self, reduction: str, weights: Array | None, batch: Sequence[Array] | None = None) -> Results:
-        x, x_pos, x_neg = batch or self.batch
-        given = None if weights is None else weights.astype(self.computed_in)
-        return self.runner(x, x_pos, x_neg, self.parameters, reduction, given)
+    def given(self, weights: Array) -> Array:
+        return weights.astype(self.computed_in)
+
+    def run(self, asked: Mapping[tuple[str, str], Asked]) -> dict[tuple[str, str], Results]:
+        """The results of everything, by a runner that takes as long for many as for one all at once."""
+        at_once = getattr(self.runner, "at_once", self.one_by_one)
+        return dict(zip(asked, at_once(tuple(asked.values()), self.parameters), strict=True))
+
+    def one_by_one(self, asked: Sequence[Asked], parameters: Mapping[str, float]) -> list[Results]:
+        return [self.runner(*one.batch, parameters, one.reduction, one.weights) for one in asked]
+
+    def masked(self, out: Array) -> tuple[Array, ...]:
+        """The batch with rows that hold NaN and infinity."""
+        masked = tuple(embedding.copy() for embedding in self.batch)
+        for embedding, bad in zip(masked, (np.nan, np.inf, -np.inf), strict=True):
+            embedding[out] = bad
+        return masked
+
+    def spoilt(self) -> tuple[Array, ...]:
+        """The batch with NaN in every row."""
+        x, x_pos, x_neg = (embedding.copy() for embedding in self.batch)
+        x[:, 0] = np.nan
+        return x, x_pos, x_neg
 
     def error(self, found: Results, reduction: str, weights: Array) -> float:
         """In ULPs, of a loss at the size of what is added, of a gradient at that of its row's largest."""
@@ -101,51 +153,34 @@ class _Weighting:
         of_gradients = _ulps(found[1], gradients, np.max(np.abs(gradients), axis=(0, 2))[:, None], self.dtype)
         return float(np.maximum(of_loss, of_gradients))
 
-    def differing_powers(self, weights: Array) -> int:
+    def worst(self, found: Mapping[str, Results], weights: Array) -> float:
+        return float(np.max([self.error(results, reduction, weights) for reduction, results in found.items()]))
+
+    def differing_powers(self, found: Results, weights: Array) -> int:
         """How many gradients, above the range of subnormal numbers, are not exactly those times their weights."""
         wanted = weights[:, None] * self.gradients
         normal = np.minimum(np.abs(wanted), np.abs(self.gradients)) >= FORMATS[self.dtype].tiny
-        found = np.asarray(self.run("sum", weights)[1], np.float64)
-        return int(np.count_nonzero((found != wanted) & normal))
+        return int(np.count_nonzero((np.asarray(found[1], np.float64) != wanted) & normal))
 
-    def error_of_masked(self, weights: Array) -> float:
+    def masked_error(self, found: Mapping[str, Results], weights: Array) -> float:
         """The error where rows of weight 0 hold NaN and infinity; infinite where their gradients are not exactly 0."""
-        out, masked = weights == 0, [embedding.copy() for embedding in self.batch]
-        for embedding, bad in zip(masked, (np.nan, np.inf, -np.inf), strict=True):
-            embedding[out] = bad
-        results = {reduction: self.run(reduction, weights, masked) for reduction in self.reductions}
-        if any(np.any(np.asarray(gradients)[:, out]) for _, gradients in results.values()):
+        if any(np.any(np.asarray(gradients)[:, weights == 0]) for _, gradients in found.values()):
             return math.inf
-        return float(np.max([self.error(found, reduction, weights) for reduction, found in results.items()]))
+        return self.worst(found, weights)
 
-    def error_without_weights(self) -> float:
-        """The error of the mean over the active rows; other reductions are compared with the rows by `checks`."""
-        reductions = [reduction for reduction in self.reductions if reduction == "mean-active"]
-        ones = np.ones(len(self.loss))
-        return max((self.error(self.run(reduction, None), reduction, ones) for reduction in reductions), default=0.0)
-
-    def hidden(self, weights: Array) -> int:
+    def hidden(self, found: Mapping[str, Results], weights: Array) -> int:
         """How many numbers are not NaN that are without weights, or whose gradients are, where the weight is not 0."""
-        x, x_pos, x_neg = [embedding.copy() for embedding in self.batch]
-        x[:, 0] = np.nan
         counted = weights != 0
-        losses, gradients = self.runner(x, x_pos, x_neg, self.parameters)
+        losses, gradients = found["alone"]
         bad = np.isnan(gradients)[:, counted]
         bad_loss = np.isnan(losses)[counted] | np.any(bad, axis=(0, 2))
         hidden = 0
         for reduction in self.reductions:
-            loss, of = self.run(reduction, weights, [x, x_pos, x_neg])
-            is_bad, found = (bad_loss, loss[counted]) if reduction == "none" else (np.any(bad_loss), loss)
-            hidden += int(np.count_nonzero(is_bad & ~np.isnan(found)))
+            loss, of = found[reduction]
+            is_bad, kept = (bad_loss, loss[counted]) if reduction == "none" else (np.any(bad_loss), loss)
+            hidden += int(np.count_nonzero(is_bad & ~np.isnan(kept)))
             hidden += int(np.count_nonzero(bad & ~np.isnan(np.asarray(of)[:, counted])))
         return hidden
-
-    def nonzero_without_active(self) -> int:
-        """How many numbers are not 0 where no row has a weight, and where of those that have one none has a loss."""
-        nothing, at_rest = np.zeros(len(self.loss)), np.where(self.loss == 0, 1.0, 0.0)
-        results = [self.run(reduction, nothing) for reduction in self.reductions]
-        results.append(self.run("mean-active", at_rest))
-        return sum(_nonzero(loss) + _nonzero(gradients) for loss, gradients in results)
 
 
 def _batch(dtype: str) -> list[Array]:
