@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import measure
+import numpy as np
 import numpy_layer
 import pytest
 import run
@@ -153,7 +154,15 @@ def test_the_numpy_module_is_measured_beside_what_there_is(monkeypatch: pytest.M
     assert [(row.beside, row.aim) for row in ours] == [(numpy_layer.COPY, measure.Aim("<=", 2.0))] * 2
     assert {row.beside for row in rows if "block" not in row.point and row not in ours} == {numpy_layer.OURS}
     assert {row.subject for row in rows if row.point.startswith("blocks")} == {"measured", "0 KiB"}
-    assert [len(chart.rows) for chart in numpy_layer.charts(rows)] == [6, 1]
+    assert [len(chart.rows) for chart in numpy_layer.charts(rows)] == [8, 1]
+
+
+def test_what_numpy_does_at_least_goes_over_every_block() -> None:
+    inputs, outputs = numpy_layer.batch(5, 3)
+    numpy_layer.passing(inputs, outputs, block=2 * inputs[0][:1].nbytes)()
+    x, x_pos, x_neg = inputs
+    wanted = (x_pos + x_neg - 2 * x, x - x_pos, x - x_neg)
+    assert all(np.allclose(found, right, atol=1e-6) for found, right in zip(outputs, wanted, strict=True))
 
 
 def test_peers_of_the_numpy_module_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

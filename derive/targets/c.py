@@ -163,6 +163,7 @@ def _program(rescaled: Rescaled, of: CType, prefix: str, vectors: Sequence[str])
     return {
         **printed,
         "prefix": prefix,
+        "unscaled": bool(rescaled.scales) and not prefix,
         "vectors": vectors,
         "reads": _read(kernel, vectors, *(one.value for one in kernel.maps)),
         "maps": list(declared(printed["maps"], {}, of.real)),

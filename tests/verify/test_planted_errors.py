@@ -111,7 +111,7 @@ PLANTS = [
     Plant("margin subtracted", r"delta \+ margin", "delta - margin", norm="l2", loss="hinge"),
     Plant("margin subtracted", r"margin \+ unscaled", "-margin + unscaled", norm="l2-squared", loss="hinge"),
     # stability
-    Plant("1 - s", r"b / total", "1 - a / total", norm="l2", loss="softmax-mse", seen_by="gradient"),
+    Plant("1 - s", r"b / \(a \+ b\)", "1 - a / (a + b)", norm="l2", loss="softmax-mse", seen_by="gradient"),
     Plant("1 - q", r" s = _sigmoid\(z\)", " s = 1 - _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
     Plant("naive ratio", r"a, b = .*", "a, b = np.exp(z), 1", "l2", "softmax-mse"),
     Plant("naive ratio", r"return np\.exp\(np\.min.*", "return np.exp(z) / (1 + np.exp(z))", loss="softmax-nll"),
