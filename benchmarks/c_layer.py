@@ -21,8 +21,8 @@ ABOUT = """\
 Loss and gradients in float32 by `forward_backward`, and `memcpy` of three arrays as large as the embeddings with as
 many threads, on the same arrays: three are read and three written, which is the least that a layer can do. Arrays that
 no cache can hold are written past it, by both. Smaller ones never leave the cache: there a copy only moves lines, and a
-row costs its exponentials, roots and divisions, however short it is. `lp` raises every component to powers, with
-`powf`. The call from Python is part of both."""
+row costs its exponentials, roots and divisions, however short it is. `lp` is that of the default exponent, 3, whose
+powers are products. The call from Python is part of both."""
 
 COPY = "copy"
 AIM = Aim("<=", 1.3)

@@ -10,6 +10,7 @@ import json
 import operator
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -87,9 +88,10 @@ def in_turns(
     """The seconds of each run of each contender, round by round.
 
     seconds: about how long all rounds take. rounds: at least and at most how many. warm: run each once before. Each
-    round begins with another contender, so that none always runs in the cache that the same other one left.
+    round has an order drawn anew, the same ones in every run: who comes next finds in the cache what the one before
+    left, and in a fixed order, wherever it begins, that would always be the same one's.
     """
-    names = list(contenders)
+    names, draw = list(contenders), random.Random(0)
     for run in contenders.values() if warm else ():
         run()
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -97,8 +99,7 @@ def in_turns(
     for number in range(rounds[1]):
         if number >= rounds[0] and clock() - begun > seconds:
             break
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in draw.sample(names, len(names)):
             start = clock()
             contenders[name]()
             times[name].append(clock() - start)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import measure
+import numpy as np
 import numpy_layer
 import pytest
 import run
@@ -35,12 +38,25 @@ class Clock:
         self.now += seconds
 
 
-def test_each_contender_runs_once_in_each_round_and_another_one_first() -> None:
+def test_each_contender_runs_once_in_each_round_and_about_as_often_after_each_other() -> None:
+    """A contender that always runs after the same other one is measured in the cache which that one left."""
     order: list[str] = []
     contenders = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    times = measure.in_turns(contenders, seconds=0, rounds=(4, 9))
-    assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
-    assert {len(seconds) for seconds in times.values()} == {4}
+    times = measure.in_turns(contenders, seconds=0, rounds=(60, 60), warm=False)
+    assert {len(seconds) for seconds in times.values()} == {60}
+    assert all(sorted(order[first : first + 3]) == ["a", "b", "c"] for first in range(0, 180, 3))
+    successions = Counter(pair for pair in itertools.pairwise(order) if len(set(pair)) == 2)
+    assert len(successions) == 6
+    assert min(successions.values()) > 15
+
+
+def test_the_order_of_turns_is_the_same_in_every_run() -> None:
+    def order() -> list[str]:
+        ran: list[str] = []
+        measure.in_turns({name: (lambda name=name: ran.append(name)) for name in "abc"}, seconds=0, rounds=(9, 9))
+        return ran
+
+    assert order() == order()
 
 
 def test_rounds_end_when_their_time_is_over() -> None:
@@ -51,16 +67,13 @@ def test_rounds_end_when_their_time_is_over() -> None:
 
 def test_a_ratio_is_that_of_rounds_and_not_of_medians() -> None:
     """A machine that slows down by the round changes the times and no ratio."""
-    clock = Clock()
-    speed = itertools.count(1)
-    slower = {"now": 1.0}
+    clock, turns = Clock(), itertools.count()
 
-    def ours() -> None:
-        slower["now"] = float(next(speed))
-        clock.spend(slower["now"])
+    def taking(seconds: float) -> Callable[[], None]:
+        return lambda: clock.spend(seconds * (1 + next(turns) // 2))
 
-    times = measure.in_turns({"ours": ours, "peer": lambda: clock.spend(3 * slower["now"])}, 0, (2, 2), False, clock)
-    assert times == {"ours": [1.0, 2.0], "peer": [3.0, 3.0]}  # the second round begins with the peer
+    times = measure.in_turns({"ours": taking(1), "peer": taking(3)}, 0, (2, 2), False, clock)
+    assert times == {"ours": [1.0, 2.0], "peer": [3.0, 6.0]}
     row = measure.beside({"ours": [1.0, 2.0, 4.0], "peer": [3.0, 6.0, 12.0]}, "peer", "ours", "n = 4", 4)
     assert (row.median, row.ratio, row.low, row.high) == (6.0, 3.0, 3.0, 3.0)
     skewed = measure.beside({"ours": [1.0, 2.0, 4.0], "peer": [8.0, 2.0, 2.0]}, "peer", "ours", "n = 4", 4)
@@ -141,7 +154,15 @@ def test_the_numpy_module_is_measured_beside_what_there_is(monkeypatch: pytest.M
     assert [(row.beside, row.aim) for row in ours] == [(numpy_layer.COPY, measure.Aim("<=", 2.0))] * 2
     assert {row.beside for row in rows if "block" not in row.point and row not in ours} == {numpy_layer.OURS}
     assert {row.subject for row in rows if row.point.startswith("blocks")} == {"measured", "0 KiB"}
-    assert [len(chart.rows) for chart in numpy_layer.charts(rows)] == [6, 1]
+    assert [len(chart.rows) for chart in numpy_layer.charts(rows)] == [8, 1]
+
+
+def test_what_numpy_does_at_least_goes_over_every_block() -> None:
+    inputs, outputs = numpy_layer.batch(5, 3)
+    numpy_layer.passing(inputs, outputs, block=2 * inputs[0][:1].nbytes)()
+    x, x_pos, x_neg = inputs
+    wanted = (x_pos + x_neg - 2 * x, x - x_pos, x - x_neg)
+    assert all(np.allclose(found, right, atol=1e-6) for found, right in zip(outputs, wanted, strict=True))
 
 
 def test_peers_of_the_numpy_module_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

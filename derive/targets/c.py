@@ -57,7 +57,7 @@ C_TYPES: Mapping[str, CType] = MappingProxyType(
 )
 
 _OF_MATH_H = {
-    **{name: name for name in ("sqrt", "pow", "exp", "log", "log1p", "expm1", "tanh", "hypot")},
+    **{name: name for name in ("sqrt", "exp", "log", "log1p", "expm1", "tanh", "hypot")},
     "Abs": "fabs",
     "absolute": "fabs",
 }
@@ -65,6 +65,7 @@ _OURS = {
     **{name: name for name in ("sigmoid", "softplus", "positive_part", "step", "sign", "select")},
     **{name: name for name in ("masked_ratio", "masked_power", "attains")},
     "signum": "sign",
+    "pow": "power",
     "logaddexp": "log_of_sum_of_exponentials",
 }
 
@@ -110,7 +111,7 @@ class CTarget(Target):
         types = [
             {
                 "of": (of := C_TYPES[dtype]),
-                "loss": _program(rescale(kernel), of, "", EMBEDDINGS),
+                "loss": _program(rescale(kernel), of, "", EMBEDDINGS, settings.values(kernel.objective)),
                 "product": product and _program(product, of, "product_", (*EMBEDDINGS, *DIRECTION)),
             }
             for dtype in settings.dtypes
@@ -150,19 +151,29 @@ def folded(text: str, columns: int = 120) -> str:
     return "\n".join(lines) + "\n"
 
 
+NO_DEFAULTS: Mapping[str, float] = MappingProxyType({})
 EMBEDDINGS, DIRECTION = ("x", "x_pos", "x_neg"), ("dx", "dx_pos", "dx_neg")
 
 
-def _program(rescaled: Rescaled, of: CType, prefix: str, vectors: Sequence[str]) -> dict[str, Any]:
-    """The slots of `row.jinja`; `prefix` is of its names, `vectors` are what a row holds components of."""
+def _program(
+    rescaled: Rescaled, of: CType, prefix: str, vectors: Sequence[str], defaults: Mapping[str, float] = NO_DEFAULTS
+) -> dict[str, Any]:
+    """The slots of `row.jinja`; `prefix` is of its names, `vectors` are what a row holds components of.
+
+    usual: exponents of components that are whole numbers if parameters have these defaults.
+    """
     kernel = rescaled.kernel
+    usual = [] if rescaled.scales else _usual(kernel, defaults)
     places = Places("row->", "row->scale.", "row->sums.", "row->parameters.", of.real)
     printed = placed_slots(rescaled, places, partial(CPrinter, of), partial(CPrinter, of))
     for stage, its in zip(printed["stages"], kernel.stages, strict=True):
         stage["reads"] = _read(kernel, vectors, *(reduction.term for reduction in its.reductions))
+        stage["raises"] = any(name in text for name, _ in usual for _, text in stage["reductions"])
     return {
         **printed,
         "prefix": prefix,
+        "unscaled": bool(rescaled.scales) and not prefix,
+        "usual": usual,
         "vectors": vectors,
         "reads": _read(kernel, vectors, *(one.value for one in kernel.maps)),
         "maps": list(declared(printed["maps"], {}, of.real)),
@@ -170,6 +181,17 @@ def _program(rescaled: Rescaled, of: CType, prefix: str, vectors: Sequence[str])
         "sums": [reduction.name for reduction in kernel.reductions],
         "known": [*printed["constants"], *([] if prefix else ["loss"]), *printed["weights"]],
     }
+
+
+def _usual(kernel: RowKernel, defaults: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Constants of a row that are exponents of its components, and the small whole numbers that they are by default."""
+    import sympy as sp
+
+    written = sp.Tuple(*(r.term for r in kernel.reductions), *(one.value for one in (*kernel.components, *kernel.maps)))
+    exponents = sp.Tuple(*(power.exp for power in written.atoms(sp.Pow))).free_symbols
+    scalars = {one.symbol: one.value for stage in kernel.stages for one in stage.scalars}
+    values = {symbol.name: defaults.get(str(scalars.get(symbol))) for symbol in kernel.constants if symbol in exponents}
+    return [(name, f"{value:.1f}") for name, value in values.items() if value in range(5)]
 
 
 def _read(kernel: RowKernel, vectors: Sequence[str], *terms: sp.Expr) -> list[str]:

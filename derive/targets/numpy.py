@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..verify.checks import Method
     from ..verify.report import Report
 
-_HELPERS = ("sigmoid", "softplus", "select", "attains", "masked_ratio", "masked_power", "raised")
+_HELPERS = ("sigmoid", "sigmoids", "softplus", "select", "attains", "masked_ratio", "masked_power", "raised")
 _REDUCED_BY = {"sum": "_sum", "max": "_largest"}
 _LEAST = {"at least 1": "1 <= ", "positive": "0 < ", "nonnegative": "0 <= ", "real": "-np.inf < "}
 """What stands before a parameter in the test of its domain."""

@@ -6,6 +6,7 @@ of the block; one that only the map of one gradient needs is kept in the memory 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from textwrap import fill
@@ -62,7 +63,7 @@ def slots_of(rescaled: Rescaled, vectors: Sequence[str], part: str) -> dict[str,
         new = [c for c in kernel.components_in(*(r.term for r in of.reductions)) if c not in known]
         known |= set(new)
         stage.update(_pass(of, new, rescaled, held, in_passes))
-        stage["scalars"] = _taken_into_rows(stage["scalars"], kernel)
+        stage["scalars"] = in_pairs(_taken_into_rows(stage["scalars"], kernel))
     values = tuple(one.value for one in kernel.maps)
     again = replace(kernel, components=tuple(c for c in kernel.components if c not in held)).components_in(*values)
     used = sp.Tuple(*values, *(component.value for component in again)).free_symbols
@@ -105,6 +106,18 @@ def _taken_into_rows(scalars: Iterable[tuple[str, str]], kernel: RowKernel) -> l
     """Scalars of the rows, where some may be a parameter, which is one number."""
     parameters = {parameter.name for parameter in kernel.parameters}
     return [(name, f"np.full(len(x), {value})" if value in parameters else value) for name, value in scalars]
+
+
+def in_pairs(scalars: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Scalars, where the sigmoids of a number and of its negative, one after the other, are of one call."""
+    found: list[tuple[str, str]] = []
+    for name, value in scalars:
+        negative = re.fullmatch(r"_sigmoid\(-(\w+)\)", value)
+        if negative and found and found[-1][1] == f"_sigmoid({negative[1]})":
+            found[-1] = (f"{found[-1][0]}, {name}", f"_sigmoids({negative[1]})")
+        else:
+            found.append((name, value))
+    return found
 
 
 def bracketed(opened: str, members: Sequence[str], closed: str, indent: int) -> str:

@@ -52,6 +52,14 @@ def complaint(command: list[str], product: Product, folder: Path, name: str) -> 
     return subprocess.run([*command, name], cwd=folder, capture_output=True, text=True, check=False).stderr
 
 
+def test_the_default_exponent_is_a_constant_where_it_is_a_small_whole_number() -> None:
+    """Then compilers make products of powers; of another one they cannot, and nothing is written twice."""
+    lp, said = Objective(DISTANCES["lp"], LOSSES["hinge"]), "exponent_p == {}f"
+    assert made(lp).text(".c").count(said.format("3.0")) == 2  # a sum, and what writes gradients
+    for p, times in ((2.0, 2), (2.5, 0), (5.0, 0)):
+        assert made(lp, parameters={"p": p}).text(".c").count(said.format(p)) == times
+
+
 @needs_cc
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.stem)
 def test_no_compiler_has_a_complaint(objective: Objective, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from objectives import COVER
 
 from derive_triplet import Product, differentiate, generate, verify
 from derive_triplet.derive.targets.numpy import load
+from derive_triplet.derive.targets.numpy_rows import in_pairs
 
 OBJECTIVES = list(COVER)
 DTYPES = ("float32", "float64")
@@ -286,6 +287,18 @@ def test_one_short_text_serves_every_dimension(module: ModuleType, product: Prod
     for dim in (1, 2, 3, 10_007):
         assert_closed_form(module, product, batch(2, dim, "float64"))
     assert len(product.text(".py").splitlines()) < 650
+
+
+def test_sigmoids_of_a_number_and_its_negative_are_one_call_and_nothing_else_is() -> None:
+    s, q = ("s", "_sigmoid(z)"), ("q", "_sigmoid(-z)")
+    assert in_pairs([("z", "delta"), s, q, ("loss", "2 * s")]) == [
+        ("z", "delta"),
+        ("s, q", "_sigmoids(z)"),
+        ("loss", "2 * s"),
+    ]
+    for others in ([s], [q, s], [s, ("t", "1"), q], [s, ("q", "_sigmoid(-y)")], [s, ("q", "2 * _sigmoid(-z)")]):
+        assert in_pairs(others) == others
+    assert in_pairs([("s", "2 * _sigmoid(z)"), ("q", "2 * _sigmoid(-z)")])[0] == ("s", "2 * _sigmoid(z)")
 
 
 # ---------------------------------------------------------------- arguments

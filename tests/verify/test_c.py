@@ -136,6 +136,8 @@ PLANTS = [
     Plant("last gradient left out", r"for \(; k < row->dim; \+\+k\)", "for (; k + 1 < row->dim; ++k)", "gradient"),
     Plant("one gradient too many", r"for \(; k < row->dim; \+\+k\)", "for (; k <= row->dim; ++k)", "runs or calls"),
     Plant("scales missing", r"^ +if \((product_)?leave_the_range.*$", "", "loss"),
+    Plant("scaled rows written without", r"if \(unscaled\) \{", "if (unscaled || true) {", "gradient"),
+    Plant("the usual power for another", r"= 3\.0f;  // to the", "= 4.0f;  // to the", "loss", norm="lp"),
     Plant("batch factor ignored", r"&row, factor \* weight", "&row, weight + 0 * factor", "mean and sum"),
     Plant("weights ignored", r"&row, factor \* weight", "&row, factor", "weights"),
     Plant("masked rows left to their NaN", r"weight == 0\.0(f?)\) \{", r"weight == 9.0\1) {", "weights"),

@@ -147,7 +147,7 @@ PLANTS = [
     ),
     Plant("1/d unmasked", r"where=b == 0", "where=False"),
     Plant("1/d with an epsilon", r"np\.divide\(a, b\)", "np.divide(a, b + 1e-12)"),
-    Plant("batch factor missing", r"factors = _factors\(.*", "factors = weights", seen_by="mean and sum"),
+    Plant("batch factor missing", r"factors = _factors\(.*", "factors = np.ones(len(x))", seen_by="mean and sum"),
     Plant("scales ignored", r"np\.multiply\(a, scale.*", "a"),
     Plant("a rate left scaled", r"rate_pos = scaled_rate_pos / scale_sum_pos", "rate_pos = scaled_rate_pos"),
     Plant("the direction left unscaled", r"_scaled\(du, scale_sum_pos, out=du\)", "pass"),

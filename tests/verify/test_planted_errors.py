@@ -111,13 +111,13 @@ PLANTS = [
     Plant("margin subtracted", r"delta \+ margin", "delta - margin", norm="l2", loss="hinge"),
     Plant("margin subtracted", r"margin \+ unscaled", "-margin + unscaled", norm="l2-squared", loss="hinge"),
     # stability
-    Plant("1 - s", r"q = _sigmoid\(-z\)", "q = 1 - s", norm="l2", loss="softmax-mse", seen_by="gradient"),
+    Plant("1 - s", r"b / \(a \+ b\)", "1 - a / (a + b)", norm="l2", loss="softmax-mse", seen_by="gradient"),
     Plant("1 - q", r" s = _sigmoid\(z\)", " s = 1 - _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
-    Plant("naive ratio", r"return np\.where\(z >= 0.*", "return np.exp(z) / (1 + np.exp(z))", "l2", "softmax-mse"),
-    Plant("naive ratio", r"return np\.where\(z >= 0.*", "return np.exp(z) / (1 + np.exp(z))", loss="softmax-nll"),
+    Plant("naive ratio", r"a, b = .*", "a, b = np.exp(z), 1", "l2", "softmax-mse"),
+    Plant("naive ratio", r"return np\.exp\(np\.min.*", "return np.exp(z) / (1 + np.exp(z))", loss="softmax-nll"),
     Plant("naive softplus", r"return np\.maximum\(z.*", "return np.log(1 + np.exp(z))", loss="softmax-nll"),
     Plant("softplus without log1p", r"np\.log1p\(", "np.log(1 + ", loss="softmax-nll", seen_by="loss"),
-    Plant("s and q swapped", r"_sigmoid\((-?)z\)$", r"_sigmoid(-\1z)", loss="softmax-mse"),
+    Plant("s and q swapped", r"s, q = ", "q, s = ", loss="softmax-mse"),
     Plant("s and q swapped", r" s = _sigmoid\(z\)", " s = _sigmoid(-z)", loss="softmax-nll", seen_by="gradient"),
     Plant(
         "squared distances by their Gram expansion",

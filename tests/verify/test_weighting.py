@@ -41,7 +41,7 @@ PLANTS = [
     Plant("a product for the gradients", r"found\[factors == 0\] = 0", "pass", MASKED),
     Plant("the other rows masked", r"\[factors == 0\]", "[factors != 0]", MASKED),
     Plant("NaN is not active", r"(\.astype\(x\.dtype\)) != 0", r"\1 > 0", HIDDEN),
-    Plant("NaN is no loss", r"loss = np\.where\(weights == 0,", "loss = np.where(~(weights * loss > 0),", HIDDEN),
+    Plant("NaN is no loss", r"np\.where\(weights == 0,", "np.where(~(weights * loss > 0),", HIDDEN),
     Plant("all rows counted for the loss", r"np\.count_nonzero\(loss\.astype\(dtype\)\)", "len(loss)", ANY),
     Plant("all rows counted for the gradients", r"np\.count_nonzero\(weights \* active\)", "len(active)", ANY),
     Plant("masked NaN counted", r"np\.count_nonzero\(weights \* active\)", "np.count_nonzero(active)", MASKED),
