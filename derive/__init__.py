@@ -14,7 +14,8 @@
 
 Definitions
     expression     the language of the definitions: parsed, never evaluated
-    custom         a user's own loss, from an expression or a TOML file, examined
+    custom         a user's own loss, from an expression or a TOML file
+    examine        its kinks, and where it has no value
     parity         the losses of other libraries as these compute them
     symbols        x, y, d, k, n, ... and a definition as a SymPy expression
     functions      SymPy nodes of our own: sigmoid, softplus, positive part, step, masked ratio
