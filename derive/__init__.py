@@ -45,6 +45,7 @@ CUDA
     launches       the kernels that there are, and which one a launcher starts
 Proofs
     proof          the displays of a document, and the words that hold a formula
+    dictionary     the names in generated code, and what a document calls them
     table          the gradients at one triplet, by formula and by differences
     pictures       curves and fields as coordinates
     typeset        LaTeX to PDF, by one of several engines
