@@ -32,14 +32,17 @@ _DIFFERENTIATE = "tests/test_differentiate.py"
 _SURVIVORS = "tests/mutation/test_survivors.py"
 _CURVATURE = "tests/verify/test_curvature.py"
 _CHECKS = "tests/verify/test_checks.py"
+_PROOF = "tests/test_proof.py"
+_PTX = "tests/verify/ptx/"
+_C = "tests/verify/test_c.py"
 _RESCALE = "tests/test_rescale.py"
 _LAUNCHERS = "tests/targets/test_launchers.py::test_"
+_HOST = "tests/verify/caffe/test_host.py::test_both_devices_make_the_same_of_what_is_wanted_and_stay_in_their_arrays"
 _CUSTOM = "tests/test_custom.py::test_"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
 _CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
 TESTS: Mapping[str, tuple[str, ...]] = {
-    "derive/compose.py": ("tests/test_compose.py",),
     "derive/evaluate.py": ("tests/test_evaluate.py", "tests/test_functions.py", "tests/test_steps.py"),
     "derive/expression.py": ("tests/test_expression.py", _REFUSED, _NO_LOSS, "tests/test_fuzz.py", _SURVIVORS),
     "derive/formats.py": ("tests/test_formats.py", _CHECKS),
@@ -52,24 +55,32 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/lemmas.py": (_SURVIVORS, _DIFFERENTIATE, _KERNEL),
     "derive/lower.py": (_KERNEL, _SURVIVORS, _CANCELS),
     "derive/normalization.py": (_DIFFERENTIATE, _KERNEL),
-    "derive/parity.py": ("tests/test_parity.py",),
-    "derive/properties.py": (_DIFFERENTIATE, "tests/test_proof.py"),
-    "derive/regenerate.py": ("tests/test_regenerate.py",),
+    "derive/properties.py": (_DIFFERENTIATE, _PROOF),
     "derive/rescale.py": (_RESCALE, "tests/test_properties.py"),
-    "derive/second.py": ("tests/test_second.py",),
     "derive/stabilise.py": ("tests/test_stabilise.py", _DIFFERENTIATE),
     "derive/steps.py": ("tests/test_steps.py", _DIFFERENTIATE),
+    "derive/symbols.py": ("tests/test_steps.py", _DIFFERENTIATE),
+    "derive/table.py": (_PROOF,),
+    "derive/targets/c.py": ("tests/targets/test_c.py", _C),
+    "derive/targets/cpp.py": ("tests/targets/test_cuda.py", "tests/targets/test_caffe.py"),
+    "derive/targets/latex.py": ("tests/test_latex.py",),
+    "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
+    "derive/text.py": ("tests/test_printing.py",),
     "derive/units.py": (_SURVIVORS, _KERNEL),
+    "derive/verify/c_library.py": (_C,),
     "derive/verify/checks.py": (_SURVIVORS, _CHECKS),
-    "derive/verify/curvature.py": (_CURVATURE,),
-    "derive/verify/mixing.py": ("tests/verify/test_mixing.py",),
+    "derive/verify/executed_products.py": ("tests/verify/test_executed.py",),
     "derive/verify/naive.py": ("tests/verify/test_accuracy.py",),
     "derive/verify/products.py": (_CURVATURE,),
+    "derive/verify/ptx/errors.py": (f"{_PTX}test_execute.py",),
+    "derive/verify/ptx/frame.py": (f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
+    "derive/verify/ptx/program.py": (f"{_PTX}test_parse.py", f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
+    "derive/verify/ptx/types.py": (f"{_PTX}test_arithmetic.py", f"{_PTX}test_instructions.py"),
     "derive/verify/reference.py": ("tests/verify/test_reference.py", _SURVIVORS),
+    "derive/verify/report.py": (_CHECKS,),
     "derive/verify/regimes.py": ("tests/verify/test_regimes.py", _CHECKS),
-    "derive/verify/weighting.py": ("tests/verify/test_weighting.py",),
 }
-"""For each module the tests that have to see its mutants."""
+"""The tests that have to see the mutants of a module, where they are not those of its name alone."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class Judges:
     tests: tuple[str, ...] = ()
     tried: int = 1  # products that a mutant differs in, at most
     has_nvcc: bool = True
+    thorough: bool = False
 
     def products(self) -> Iterator[Any]:
         from derive_triplet import differentiate, generate
@@ -116,7 +128,7 @@ TEMPLATES: Mapping[str, Judges] = {
     "templates/cpp/scales.jinja": Judges("cuda", ("l2/softmax-mse",), ("float32", "float64")),
     "templates/cpp/*": Judges("cuda"),
     "templates/cuda/*": Judges("cuda"),
-    "templates/caffe/layer.cu.jinja": Judges("caffe", ("l2/hinge",), ("float32",)),
+    "templates/caffe/layer.cu.jinja": Judges("caffe", ("l2/hinge",), ("float32",), (_HOST,)),
     **dict.fromkeys(
         ("templates/caffe/layer.hpp.jinja", "templates/caffe/parameters.cpp.jinja"),
         Judges(
@@ -131,7 +143,14 @@ TEMPLATES: Mapping[str, Judges] = {
             has_nvcc=False,
         ),
     ),
-    "templates/caffe/*": Judges("caffe", ("l2/hinge",), ("float32",), has_nvcc=False),
+    "templates/caffe/*": Judges("caffe", ("l2/hinge",), ("float32",), (_HOST,), has_nvcc=False),
+    "templates/c/*": Judges("c", ("l2/softmax-mse", "lp/hinge"), DTYPES, ("tests/targets/test_c.py",), thorough=True),
+    "templates/numpy/*": Judges(
+        "numpy",
+        ("l2/softmax-mse", "lp/softmax-mse", "linf/hinge", "cosine/softmax-nll"),
+        DTYPES,
+        ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
+    ),
     "templates/prototxt/*": Judges("prototxt", ("l2/softmax-mse",), DTYPES, ("tests/targets/test_prototxt.py",)),
     "templates/latex/*": Judges(
         "latex", ("l2/softmax-mse", "l2/hinge", "cosine/softmax-nll"), DTYPES, ("tests/test_latex.py",)
@@ -153,7 +172,14 @@ def subject(name: str, tests: Sequence[str], folder: Path) -> Subject:
     """By the name on the command line. tests: instead of those that are known. folder: for what is found out."""
     if name.endswith(".jinja"):
         return _template(name, tests)
-    return _text(name) if ":" in name else _module(name, tests or TESTS.get(name, ()), folder)
+    return _text(name) if ":" in name else _module(name, tests or TESTS.get(name, _mirrored(name)), folder)
+
+
+def _mirrored(path: str) -> tuple[str, ...]:
+    """The tests of a module's name, in the place that mirrors its own."""
+    of = Path(path)
+    tests = Path("tests", *of.parent.parts[1:], f"test_{of.name}")
+    return (tests.as_posix(),) if (ROOT / tests).is_file() else ()
 
 
 # ---------------------------------------------------------------- modules
@@ -270,7 +296,7 @@ def _template(path: str, tests: Sequence[str]) -> Subject:
     right = []
     for product in judges.products():
         right.append(product.files)
-        verify(product)  # what it computes once need not be computed for every mutant
+        verify(product, thorough=judges.thorough)  # what it computes once need not be computed for every mutant
 
     def judge(mutant: Mutant | None) -> int:
         if mutant is not None:
@@ -281,13 +307,13 @@ def _template(path: str, tests: Sequence[str]) -> Subject:
             if mutant is None or product.files != files
         ]
         for product in products if mutant is None else products[: judges.tried]:
-            if not verify(product).passed:
+            if not verify(product, thorough=judges.thorough).passed:
                 return KILLED
         if not products and not tests:
             return UNREACHED
         return _pytest(tests) if tests else SURVIVED
 
-    language = {"prototxt": " *#", "latex": "%"}.get(Path(path).parts[1], "")
+    language = {"prototxt": " *#", "latex": "%", "numpy": r'"""[\s\S]*?"""| *#'}.get(Path(path).parts[1], "")
     return Subject(path, text_mutants_of(text, tags=True, comment=language), judge)
 
 

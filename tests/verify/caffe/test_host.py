@@ -91,7 +91,10 @@ struct Both : caffe::LAYER<Dtype> {
     loss.mutable_cpu_diff()[0] = 3;
     for (int i = 0; i < 3; ++i) caffe::caffe_set(bottom[i]->count(), Dtype(1234), bottom[i]->mutable_cpu_diff());
     gpu ? this->Backward_gpu(top, wanted, bottom) : this->Backward_cpu(top, wanted, bottom);
-    for (int i = 0; i < 3; ++i) found.insert(found.end(), bottom[i]->cpu_diff(), bottom[i]->cpu_diff() + bottom[i]->count());
+    for (int i = 0; i < 3; ++i) {
+      const Dtype* gradient = bottom[i]->cpu_diff();
+      found.insert(found.end(), gradient, gradient + bottom[i]->count());
+    }
     return found;
   }
 };
