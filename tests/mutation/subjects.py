@@ -38,6 +38,7 @@ _C = "tests/verify/test_c.py"
 _RESCALE = "tests/test_rescale.py"
 _LAUNCHERS = "tests/targets/test_launchers.py::test_"
 _HOST = "tests/verify/caffe/test_host.py::test_both_devices_make_the_same_of_what_is_wanted_and_stay_in_their_arrays"
+_ACCURACY = "tests/verify/test_accuracy.py::test_"
 _CUSTOM = "tests/test_custom.py::test_"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
@@ -70,7 +71,11 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/verify/c_library.py": (_C,),
     "derive/verify/checks.py": (_SURVIVORS, _CHECKS),
     "derive/verify/executed_products.py": ("tests/verify/test_executed.py",),
-    "derive/verify/naive.py": ("tests/verify/test_accuracy.py",),
+    "derive/verify/naive.py": (
+        f"{_ACCURACY}naive_formulas_are_right_at_ordinary_points",
+        f"{_ACCURACY}what_is_naive_is_seen_where_it_is_not_finite_and_where_it_is_wrong",
+        f"{_ACCURACY}autograd_of_pytorch_is_measured",
+    ),
     "derive/verify/products.py": (_CURVATURE,),
     "derive/verify/ptx/errors.py": (f"{_PTX}test_execute.py",),
     "derive/verify/ptx/frame.py": (f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
