@@ -41,7 +41,7 @@ DEVICE = r"""
 #define STUB_GPU(layer)
 
 static const int planted = getenv("PLANTED") ? atoi(getenv("PLANTED")) : 0;
-const int CAFFE_CUDA_NUM_THREADS = 512;
+const int CAFFE_CUDA_NUM_THREADS = 32;  // of two blocks
 static int CAFFE_GET_BLOCKS(int count) { return (count + CAFFE_CUDA_NUM_THREADS - 1) / CAFFE_CUDA_NUM_THREADS; }
 
 struct Index { int x; };
@@ -117,11 +117,8 @@ void run(size_t bottoms, size_t left_out) {
 }
 
 int main() {
-  for (size_t left_out = 0; left_out < 3; ++left_out) {
-    run<float>(3, left_out);
-    run<double>(3, left_out);
-  }
-  run<float>(4, 3);
+  for (size_t left_out = 0; left_out < 3; ++left_out) run<float>(3, left_out);
+  run<double>(4, 3);
   return differing != 0;
 }
 """
