@@ -84,6 +84,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/verify/nvcc.py": ("tests/targets/test_cuda.py", "tests/verify/test_planted_errors.py"),
     "derive/verify/products.py": (_CURVATURE,),
     "derive/verify/ptx/__init__.py": (f"{_PTX}test_execute.py",),
+    "derive/verify/ptx/arithmetic.py": (f"{_PTX}test_arithmetic.py", f"{_PTX}test_instructions.py"),
     "derive/verify/ptx/errors.py": (f"{_PTX}test_execute.py",),
     "derive/verify/ptx/frame.py": (f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
     "derive/verify/ptx/program.py": (f"{_PTX}test_parse.py", f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
