@@ -348,6 +348,16 @@ def test_no_random_gradient_is_longer_than_the_bound(loss: str) -> None:
             assert length <= limit * (1 + mpmath.mpf(10) ** -25)
 
 
+@pytest.mark.parametrize(
+    ("loss", "where"),
+    [("softmax-mse", "at s = 2/3"), ("softmax-nll", "as s -> 1"), ("hinge", "wherever the loss is active")],
+)
+def test_it_is_told_where_a_bound_is_attained_or_approached(loss: str, where: str) -> None:
+    bounds = derived("l2", loss).bounds
+    assert {bound.approached for bound in bounds} == {where}
+    assert all(bound.is_attained == (loss != "softmax-nll") for bound in bounds)
+
+
 def test_the_bound_of_softmax_mse_is_attained_where_it_is_said_to_be() -> None:
     derivation = derived("l2", "softmax-mse")
     assert {bound.approached for bound in derivation.bounds} == {"at s = 2/3"}

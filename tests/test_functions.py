@@ -19,6 +19,8 @@ from derive_triplet.derive.functions import (
     logaddexp,
     masked_ratio,
     positive_part,
+    product,
+    quotient,
     select,
     sigmoid,
     signum,
@@ -128,6 +130,17 @@ def test_a_masked_ratio_is_the_ratio_and_zero_where_there_is_none() -> None:
         point = Point(1, scalars={a: mpmath.mpf(above), b: mpmath.mpf(below)})
         assert evaluate(masked_ratio(a, b), point) == wanted
     assert masked_ratio(a, b).definition() == a / b
+
+
+@pytest.mark.parametrize("node", [product, quotient])
+def test_what_is_computed_where_it_stands_has_the_value_and_the_slopes_of_what_it_means(node: type[Node]) -> None:
+    a, b = sp.symbols("a b", real=True)
+    written = node(a, b)
+    meant = {product: a * b, quotient: a / b}[node]
+    point = Point(1, scalars={a: mpmath.mpf("0.75"), b: mpmath.mpf("-2.5")})
+    for found, wanted in ((written, meant), *((written.diff(of), meant.diff(of)) for of in (a, b))):
+        assert close(evaluate(found, point), evaluate(wanted, point), 14)
+    assert written.definition() == meant
 
 
 def test_sympy_does_not_undo_a_stable_form() -> None:

@@ -277,6 +277,12 @@ def test_maps_are_linear_in_the_weights_so_that_an_upstream_gradient_may_scale_t
         assert sp.expand(gradient.value.xreplace(scaled) - factor * gradient.value) == 0
 
 
+def test_other_scalars_of_the_last_stage_leave_the_stages_before_it_alone() -> None:
+    kernel = lowered("l2", f"{NORMALIZED}hinge")
+    assert len(kernel.stages) == 2
+    assert kernel.with_scalars(kernel.stages[-1].scalars) == kernel
+
+
 def test_common_subexpressions_are_named_once_and_in_scalars_only() -> None:
     twice = Loss("twice", "", "(d_pos + 1/(2 + d_neg))**2 + 3/(2 + d_neg)", "made up")
     kernel = lower(differentiate(Objective(DISTANCES["l2"], twice)))

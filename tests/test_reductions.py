@@ -55,6 +55,13 @@ def test_a_sum_grows_with_all_of_its_terms_and_a_maximum_with_the_largest() -> N
     )
 
 
+def test_a_maximum_is_real_and_not_negative_where_its_terms_are() -> None:
+    signed, other = Maximum(x[i] - y[i], (i, 1, n)), Maximum(sp.Symbol("z") * x[i], (i, 1, n))
+    assert (LARGEST.is_real, LARGEST.is_nonnegative) == (True, True)
+    assert (signed.is_real, signed.is_nonnegative) == (True, None)
+    assert (other.is_real, other.is_nonnegative) == (None, None)
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_the_derivative_of_a_maximum_is_that_of_differences(at: int) -> None:
     vectors = {"x": [mpmath.mpf(c) for c in (0.5, -3, 2)], "y": [mpmath.mpf(c) for c in (1, 1, 0.5)]}

@@ -103,6 +103,11 @@ def test_a_step_that_cannot_be_evaluated_cannot_be_made() -> None:
 # ---------------------------------------------------------------- the points of the numerical check
 
 
+def test_two_sides_that_are_large_may_differ_by_their_rounding() -> None:
+    before, after = 10**40 * sigmoid(A), 10**40 / (1 + sp.exp(-A))
+    assert 0 < Step("the rule", before, after, "the reason", SETTING, numeric=True).check() < 1e-60
+
+
 def test_points_visit_every_dimension_component_and_sign() -> None:
     points = list(SETTING.points())
     assert [point.dimension for point in points] == sorted(DIMENSIONS * (len(points) // len(DIMENSIONS)))

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +29,7 @@ from .c_library import Library
 from .checks import DIMS, EMBEDDINGS, Method, differing_beside_bad_rows, number_differing, run_checks
 from .curvature import run_product_checks
 from .regimes import Array
-from .report import Check, Report
+from .report import Check, Report, exactly
 from .weighting import weighting_checks
 
 COMPILER_VARIABLE = "CC"
@@ -81,11 +81,12 @@ def verify_c(product: Product, thorough: bool) -> Report:
             if fast:
                 checks += [as_plain(product, dtype, library, fast.result()) for dtype in product.settings.dtypes]
         except UsageError as error:
-            return Report(product.target, "rendered", (_finding("compiles", str(error)),))
+            return Report(product.target, "rendered", (Check.finding("compiles", "", "", str(error)),))
         if watched:
             checks += watched.result()
         notes = tuple(f"{shlex.join(compiler)} does not take {option}: that was left out" for option in refused)
-        return Report(product.target, f"run ({version(compiler)})", (_finding("compiles", ""), *checks), notes)
+        compiles = Check.finding("compiles", "", "", "", there=False)
+        return Report(product.target, f"run ({version(compiler)})", (compiles, *checks), notes)
 
 
 @contextmanager
@@ -143,18 +144,6 @@ def version(compiler: Sequence[str]) -> str:
 # ---------------------------------------------------------------- checks
 
 
-def _finding(name: str, complaint: str, dtype: str = "", regime: str = "") -> Check:
-    return Check(name, regime, dtype, int(bool(complaint)), 0, unit="errors", detail=complaint)
-
-
-def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
-    """A check that no number differs; what the library refuses is a finding."""
-    try:
-        return Check(name, "bit for bit", dtype, differing(), 0, unit="numbers")
-    except UsageError as error:
-        return _finding(name, str(error), dtype, "bit for bit")
-
-
 def _executed(product: Product, library: Library, thorough: bool) -> Iterator[Check]:
     """Everything that is asked of executable code."""
     of, dtypes, values = product.objective, product.settings.dtypes, product.settings.values(product.objective)
@@ -168,7 +157,7 @@ def _executed(product: Product, library: Library, thorough: bool) -> Iterator[Ch
         yield from weighting_checks(library, dtype, values)
         batch = _batch(dtype, 6, 25)
         isolated = partial(differing_beside_bad_rows, partial(_results, library, values), batch)
-        yield _exactly("NaN stays in its row", dtype, isolated)
+        yield exactly("NaN stays in its row", dtype, isolated)
 
 
 def _results(library: Library, values: Mapping[str, float], batch: Sequence[Array]) -> list[Array]:
@@ -200,7 +189,7 @@ def as_plain(product: Product, dtype: str, plain: Library, fast: Library) -> Che
                     count += number_differing(fast.everything(batch, values, upstream, offset), wanted)
         return count
 
-    return _exactly("threads, vectors, streams", dtype, differing)
+    return exactly("threads, vectors, streams", dtype, differing)
 
 
 def sanitized(build: Build) -> list[Check]:
@@ -242,5 +231,5 @@ def driven(build: Build, name: str, layer: str, options: Sequence[str] = ()) -> 
                 complaint = done.stderr.strip()[:2000] or f"exit status {done.returncode}"
         except UsageError as error:
             complaint = str(error)
-        checks.append(_finding(name, complaint, dtype, "odd sizes, wrong arguments"))
+        checks.append(Check.finding(name, "odd sizes, wrong arguments", dtype, complaint, there=bool(complaint)))
     return checks

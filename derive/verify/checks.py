@@ -85,8 +85,7 @@ def run_checks(
                 run = AtOnce(runner, batches) if at_once else runner
                 checks += _checks_of_type(objective, run, dtype, batches, translation_invariant, shapes)
         except Exception as error:  # the code under test may raise anything, and that is a finding
-            detail = f"{type(error).__name__}: {error}"
-            checks.append(Check("runs", "all", dtype, 1, 0, unit="errors", detail=detail))
+            checks.append(Check.finding("runs", "all", dtype, error))
     return tuple(checks)
 
 

@@ -49,7 +49,7 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
         levels.append(f"NVRTC {nvrtc.version()}: {', '.join(chosen)}")
     if nvcc.find() and (thorough or not levels):
         complaint = nvcc.errors(product.files)
-        checks.append(Check("nvcc", "all-major", "", int(bool(complaint)), 0, unit="errors", detail=complaint))
+        checks.append(Check.finding("nvcc", "all-major", "", complaint, there=bool(complaint)))
         levels.append("nvcc: all major architectures")
     if not levels:
         return Report(product.target, "rendered", notes=(_MORE,))
@@ -139,7 +139,7 @@ def _header(product: Product) -> GeneratedFile:
 
 def _compilation(architecture: str, dtype: str, names: Sequence[str], result: nvrtc.Compiled | str) -> list[Check]:
     if isinstance(result, str):
-        return [Check("compiles", architecture, dtype, 1, 0, unit="errors", detail=result)]
+        return [Check.finding("compiles", architecture, dtype, result)]
     missing = len(names) - len(result.usage)
     spilled = {kernel.name: kernel.spilled_bytes for kernel in result.usage if kernel.spilled_bytes}
     warnings = "; ".join(result.warnings)

@@ -102,8 +102,7 @@ def run_product_checks(
                     checks.append(_zero_for_a_shift(found["shift"], dtype))
                 checks += _of_batches(objective, runner, plain, dtype)
         except Exception as error:  # the code under test may raise anything, and that is a finding
-            detail = f"{type(error).__name__}: {error}"
-            checks.append(Check(_NAME, "all", dtype, 1, 0, unit="errors", detail=detail))
+            checks.append(Check.finding(_NAME, "all", dtype, error))
     return tuple(checks)
 
 

@@ -1,15 +1,19 @@
 // Calls every function of a generated layer with batches of odd sizes, in memory of exactly their size, for
-// AddressSanitizer and UndefinedBehaviorSanitizer to watch; and with wrong arguments, which must be refused.
+// AddressSanitizer and UndefinedBehaviorSanitizer to watch; and with wrong arguments, which must be refused;
+// and asks for every status in words.
 // Macros: STEM, HEADER, REAL, SUFFIX, HAS_HVP, PARAMETERS, and WRONG_PARAMETERS, a WRONG(...) for each such list.
 #include HEADER
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define JOIN(stem, name, suffix) stem##_##name##_##suffix
 #define NAMED(stem, name, suffix) JOIN(stem, name, suffix)
 #define CALL(name) NAMED(STEM, name, SUFFIX)
+#define WORDS(stem) stem##_message
+#define WORDS_OF(stem) WORDS(stem)
 
 enum { ARRAYS = 12 };
 enum { OK, NULL_POINTER, MISALIGNED, OVERLAP, BAD_SHAPE, BAD_PARAMETER };
@@ -104,9 +108,21 @@ static void refuse(void)
     WRONG_PARAMETERS
 }
 
+static void tell(void)
+{
+    for (int one = OK; one <= BAD_PARAMETER; ++one) {
+        for (int other = one + 1; other <= BAD_PARAMETER + 1; ++other) {
+            if (strcmp(WORDS_OF(STEM)(one), WORDS_OF(STEM)(other))) continue;
+            fprintf(stderr, "%d and %d are the same in words\n", one, other);
+            exit(1);
+        }
+    }
+}
+
 int main(void)
 {
     refuse();
+    tell();
     const size_t dims[] = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 255, 256, 257, 511, 512, 513, 1100 };
     for (size_t rows = 0; rows < 5; ++rows) {
         for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {

@@ -27,10 +27,17 @@ from ..launches import (
 from ..rescale import rescale
 from ..targets.base import Product
 from . import gpu, ptx
-from .checks import BOUND, EMBEDDINGS, differing_beside_bad_rows, number_differing, remember, run_checks
+from .checks import (
+    BOUND,
+    EMBEDDINGS,
+    differing_beside_bad_rows,
+    number_differing,
+    remember,
+    run_checks,
+)
 from .nvrtc import Compiled
 from .regimes import Array
-from .report import Check
+from .report import Check, exactly, measured
 from .selection import SHORT, Depth, is_held, is_in_two, lengths
 from .weighting import Asked, Results, weighting_checks
 
@@ -57,17 +64,17 @@ def execute(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> l
     runs = _runs(depth)
     checks = [
         *_against_reference(product, runner, depth, at_once=True),
-        _measured("bytes moved", "rows in registers", dtype, 0, "beyond 6 * rows * dim", partial(_moved, runner, held)),
-        _exactly("upstream gradient", dtype, partial(_upstream, runner, runs, parameters, dims)),
-        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
-        _exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
+        measured("bytes moved", "rows in registers", dtype, 0, "beyond 6 * rows * dim", partial(_moved, runner, held)),
+        exactly("upstream gradient", dtype, partial(_upstream, runner, runs, parameters, dims)),
+        exactly("NaN stays in its row", dtype, partial(_isolated, runner, runs, parameters)),
+        exactly("last of 2^28 rows", dtype, partial(_far, runner, parameters)),
         *weighting_checks(runner, dtype, parameters),
-        _exactly("more rows than threads", dtype, partial(_over_many_rows, runner)),
+        exactly("more rows than threads", dtype, partial(_over_many_rows, runner)),
     ]
     if not (full_range and is_in_two(depth) and _far_exponent(dtype)):
         return checks
     in_two = partial(_far_in_two, runner, parameters)
-    return [*checks, _measured("forward, backward", "far scales", dtype, BOUND, "ulp", in_two)]
+    return [*checks, measured("forward, backward", "far scales", dtype, BOUND, "ulp", in_two)]
 
 
 def execute_on_gpu(product: Product, dtype: str, compiled: Compiled, depth: Depth) -> list[Check]:
@@ -80,8 +87,8 @@ def execute_on_gpu(product: Product, dtype: str, compiled: Compiled, depth: Dept
     runner, simulated = on_gpu(product, dtype, compiled), on_cpu(product, dtype, compiled)
     checks = [
         *_against_reference(product, runner, depth, at_once=False),
-        _exactly("NaN stays in its row", dtype, partial(_isolated, runner, _runs(depth), parameters)),
-        _measured("as simulated", "ordinary", dtype, 2 * BOUND, "ulp", partial(_apart, runner, simulated, parameters)),
+        exactly("NaN stays in its row", dtype, partial(_isolated, runner, _runs(depth), parameters)),
+        measured("as simulated", "ordinary", dtype, 2 * BOUND, "ulp", partial(_apart, runner, simulated, parameters)),
         *weighting_checks(runner, dtype, parameters),
     ]
     return [replace(check, name=f"GPU {check.name}") for check in checks]
@@ -119,19 +126,6 @@ def _apart(runner: KernelRunner, other: KernelRunner, parameters: Mapping[str, f
         error = np.abs(found.astype(np.float64) - wanted) / (kept.eps * size + kept.tiny)
         worst = float(np.maximum(worst, np.max(np.where(np.isfinite(found), error, np.nan))))
     return worst
-
-
-def _measured(name: str, regime: str, dtype: str, bound: float, unit: str, measure: Callable[[], float]) -> Check:
-    """A check of a number; what a kernel may not do is a finding."""
-    try:
-        return Check(name, regime, dtype, measure(), bound, unit=unit)
-    except ptx.PtxError as error:
-        return Check(name, regime, dtype, 1, 0, unit="errors", detail=str(error))
-
-
-def _exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
-    """A check that no number differs."""
-    return _measured(name, "bit for bit", dtype, 0, "numbers", differing)
 
 
 _Rows = tuple[int, Sequence[Array], Array | None, float]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,12 +11,11 @@ from ..hvp import product_of
 from ..launches import Start, product_start
 from ..rescale import rescale
 from ..targets.base import Product
-from . import ptx
 from .checks import EMBEDDINGS, number_differing
 from .curvature import remember_products, run_product_checks
 from .executed import KernelRunner
 from .regimes import Array
-from .report import Check
+from .report import Check, exactly
 from .selection import SHORT, Depth, product_lengths
 
 _ROWS = 3
@@ -62,20 +62,9 @@ def launch_checks(product: Product, runner: KernelRunner, depth: Depth) -> list[
         return []
     parameters = product.settings.values(product.objective)
     checks = (("upstream gradient", _upstream), ("last of 2^28 rows", _far))
-    return [_exactly(f"Hessian times v: {name}", runner, parameters, count) for name, count in checks]
-
-
-def _exactly(
-    name: str,
-    runner: KernelRunner,
-    parameters: Mapping[str, float],
-    differing: Callable[[KernelRunner, Mapping[str, float]], int],
-) -> Check:
-    """A check that no number differs; what a kernel may not do is a finding."""
-    try:
-        return Check(name, "bit for bit", runner.dtype, differing(runner, parameters), 0, unit="numbers")
-    except ptx.PtxError as error:
-        return Check(name, "bit for bit", runner.dtype, 1, 0, unit="errors", detail=str(error))
+    return [
+        exactly(f"Hessian times v: {name}", runner.dtype, partial(count, runner, parameters)) for name, count in checks
+    ]
 
 
 def _products(

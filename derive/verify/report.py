@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from ..errors import DeriveTripletError
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,29 @@ class Check:
     @property
     def passed(self) -> bool:
         return self.worst <= self.bound
+
+    @classmethod
+    def finding(cls, name: str, regime: str, dtype: str, found: Exception | str, there: bool = True) -> Check:
+        """An error, where none may be.
+
+        found: what somebody said; or what code under test has raised, which may be anything, and is told with its type.
+        there: whether there is an error at all.
+        """
+        detail = found if isinstance(found, str) else f"{type(found).__name__}: {found}"
+        return cls(name, regime, dtype, int(there), 0, unit="errors", detail=detail)
+
+
+def measured(name: str, regime: str, dtype: str, bound: float, unit: str, measure: Callable[[], float]) -> Check:
+    """A check of a number; what code under test refuses, or may not do where that is watched, is a finding."""
+    try:
+        return Check(name, regime, dtype, measure(), bound, unit=unit)
+    except DeriveTripletError as error:
+        return Check.finding(name, regime, dtype, str(error))
+
+
+def exactly(name: str, dtype: str, differing: Callable[[], int]) -> Check:
+    """A check that no number differs."""
+    return measured(name, "bit for bit", dtype, 0, "numbers", differing)
 
 
 @dataclass(frozen=True, repr=False)

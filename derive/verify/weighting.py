@@ -59,8 +59,7 @@ def weighting_checks(
             weighting = _Weighting(runner, dtype, parameters, reductions)
             return weighting.checks() if len(weighting.loss) else ()
     except Exception as error:  # the code under test may raise anything, and that is a finding
-        detail = f"{type(error).__name__}: {error}"
-        return (Check("weights", "runs", dtype, 1, 0, unit="errors", detail=detail),)
+        return (Check.finding("weights", "runs", dtype, error),)
 
 
 class _Weighting:

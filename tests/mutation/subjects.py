@@ -5,11 +5,11 @@ A judge runs in a process of its own, forked for it: it may change what it has i
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib
 import pickle
 import re
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,14 +32,18 @@ _DIFFERENTIATE = "tests/test_differentiate.py"
 _SURVIVORS = "tests/mutation/test_survivors.py"
 _CURVATURE = "tests/verify/test_curvature.py"
 _CHECKS = "tests/verify/test_checks.py"
+_PROOF = "tests/test_proof.py"
+_PTX = "tests/verify/ptx/"
+_C = "tests/verify/test_c.py"
 _RESCALE = "tests/test_rescale.py"
 _LAUNCHERS = "tests/targets/test_launchers.py::test_"
+_HOST = "tests/verify/caffe/test_host.py::test_both_devices_make_the_same_of_what_is_wanted_and_stay_in_their_arrays"
+_ACCURACY = "tests/verify/test_accuracy.py::test_"
 _CUSTOM = "tests/test_custom.py::test_"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
 _CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
 TESTS: Mapping[str, tuple[str, ...]] = {
-    "derive/compose.py": ("tests/test_compose.py",),
     "derive/evaluate.py": ("tests/test_evaluate.py", "tests/test_functions.py", "tests/test_steps.py"),
     "derive/expression.py": ("tests/test_expression.py", _REFUSED, _NO_LOSS, "tests/test_fuzz.py", _SURVIVORS),
     "derive/formats.py": ("tests/test_formats.py", _CHECKS),
@@ -52,24 +56,44 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/lemmas.py": (_SURVIVORS, _DIFFERENTIATE, _KERNEL),
     "derive/lower.py": (_KERNEL, _SURVIVORS, _CANCELS),
     "derive/normalization.py": (_DIFFERENTIATE, _KERNEL),
-    "derive/parity.py": ("tests/test_parity.py",),
-    "derive/properties.py": (_DIFFERENTIATE, "tests/test_proof.py"),
-    "derive/regenerate.py": ("tests/test_regenerate.py",),
+    "derive/properties.py": (_DIFFERENTIATE, _PROOF),
+    "derive/requests.py": ("tests/test_api.py", "tests/test_batch.py", "tests/test_regenerate.py"),
     "derive/rescale.py": (_RESCALE, "tests/test_properties.py"),
-    "derive/second.py": ("tests/test_second.py",),
     "derive/stabilise.py": ("tests/test_stabilise.py", _DIFFERENTIATE),
     "derive/steps.py": ("tests/test_steps.py", _DIFFERENTIATE),
+    "derive/symbols.py": ("tests/test_steps.py", _DIFFERENTIATE),
+    "derive/table.py": (_PROOF,),
+    "derive/targets/c.py": ("tests/targets/test_c.py", _C),
+    "derive/targets/cpp.py": ("tests/targets/test_cuda.py", "tests/targets/test_caffe.py"),
+    "derive/targets/latex.py": ("tests/test_latex.py",),
+    "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
+    "derive/text.py": ("tests/test_printing.py",),
     "derive/units.py": (_SURVIVORS, _KERNEL),
+    "derive/verify/c_library.py": (_C,),
+    "derive/verify/caffe/gpu.py": ("tests/verify/caffe/test_layer.py",),
+    "derive/verify/caffe/sources.py": ("tests/verify/caffe/test_build.py",),
+    "derive/verify/caffe/train.py": ("tests/verify/caffe/test_composed.py",),
     "derive/verify/checks.py": (_SURVIVORS, _CHECKS),
-    "derive/verify/curvature.py": (_CURVATURE,),
-    "derive/verify/mixing.py": ("tests/verify/test_mixing.py",),
-    "derive/verify/naive.py": ("tests/verify/test_accuracy.py",),
+    "derive/verify/compiled.py": ("tests/verify/test_planted_errors.py",),
+    "derive/verify/executed_products.py": ("tests/verify/test_executed.py",),
+    "derive/verify/naive.py": (
+        f"{_ACCURACY}naive_formulas_are_right_at_ordinary_points",
+        f"{_ACCURACY}what_is_naive_is_seen_where_it_is_not_finite_and_where_it_is_wrong",
+        f"{_ACCURACY}autograd_of_pytorch_is_measured",
+    ),
+    "derive/verify/nvcc.py": ("tests/targets/test_cuda.py", "tests/verify/test_planted_errors.py"),
     "derive/verify/products.py": (_CURVATURE,),
+    "derive/verify/ptx/__init__.py": (f"{_PTX}test_execute.py",),
+    "derive/verify/ptx/arithmetic.py": (f"{_PTX}test_arithmetic.py", f"{_PTX}test_instructions.py"),
+    "derive/verify/ptx/errors.py": (f"{_PTX}test_execute.py",),
+    "derive/verify/ptx/frame.py": (f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
+    "derive/verify/ptx/program.py": (f"{_PTX}test_parse.py", f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
+    "derive/verify/ptx/types.py": (f"{_PTX}test_arithmetic.py", f"{_PTX}test_instructions.py"),
     "derive/verify/reference.py": ("tests/verify/test_reference.py", _SURVIVORS),
+    "derive/verify/report.py": (_CHECKS,),
     "derive/verify/regimes.py": ("tests/verify/test_regimes.py", _CHECKS),
-    "derive/verify/weighting.py": ("tests/verify/test_weighting.py",),
 }
-"""For each module the tests that have to see its mutants."""
+"""The tests that have to see the mutants of a module, where they are not those of its name alone."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +140,7 @@ TEMPLATES: Mapping[str, Judges] = {
     "templates/cpp/scales.jinja": Judges("cuda", ("l2/softmax-mse",), ("float32", "float64")),
     "templates/cpp/*": Judges("cuda"),
     "templates/cuda/*": Judges("cuda"),
-    "templates/caffe/layer.cu.jinja": Judges("caffe", ("l2/hinge",), ("float32",)),
+    "templates/caffe/layer.cu.jinja": Judges("caffe", ("l2/hinge",), ("float32",), (_HOST,)),
     **dict.fromkeys(
         ("templates/caffe/layer.hpp.jinja", "templates/caffe/parameters.cpp.jinja"),
         Judges(
@@ -131,7 +155,14 @@ TEMPLATES: Mapping[str, Judges] = {
             has_nvcc=False,
         ),
     ),
-    "templates/caffe/*": Judges("caffe", ("l2/hinge",), ("float32",), has_nvcc=False),
+    "templates/caffe/*": Judges("caffe", ("l2/hinge",), ("float32",), (_HOST,), has_nvcc=False),
+    "templates/c/*": Judges("c", ("l2/softmax-mse",)),
+    "templates/numpy/*": Judges(
+        "numpy",
+        ("l2/softmax-mse", "lp/softmax-mse", "linf/hinge", "cosine/softmax-nll"),
+        DTYPES,
+        ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
+    ),
     "templates/prototxt/*": Judges("prototxt", ("l2/softmax-mse",), DTYPES, ("tests/targets/test_prototxt.py",)),
     "templates/latex/*": Judges(
         "latex", ("l2/softmax-mse", "l2/hinge", "cosine/softmax-nll"), DTYPES, ("tests/test_latex.py",)
@@ -153,18 +184,25 @@ def subject(name: str, tests: Sequence[str], folder: Path) -> Subject:
     """By the name on the command line. tests: instead of those that are known. folder: for what is found out."""
     if name.endswith(".jinja"):
         return _template(name, tests)
-    return _text(name) if ":" in name else _module(name, tests or TESTS.get(name, ()), folder)
+    return _text(name) if ":" in name else _module(name, tests or TESTS.get(name, _mirrored(name)), folder)
+
+
+def _mirrored(path: str) -> tuple[str, ...]:
+    """The tests of a module's name, in the place that mirrors its own."""
+    of = Path(path)
+    tests = Path("tests", *of.parent.parts[1:], f"test_{of.name}")
+    return (tests.as_posix(),) if (ROOT / tests).is_file() else ()
 
 
 # ---------------------------------------------------------------- modules
 
 
 class Watch:
-    """A plugin of pytest: how long every test takes, and which lines of a file it runs; '' is before all tests."""
+    """A plugin of pytest: how long every test takes, and which statements of a file it runs; '' is before all tests."""
 
-    def __init__(self, file: str) -> None:
-        self.file, self.seen, self._lines = file, {"": (0.0, set[int]())}, set[int]()
-        self._lines = self.seen[""][1]
+    def __init__(self) -> None:
+        self._lines = set[int]()
+        self.seen = {"": (0.0, self._lines)}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -173,11 +211,21 @@ class Watch:
         self.seen[item.nodeid] = time.perf_counter() - began, self._lines
         return result
 
-    def trace(self, frame: Any, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename == self.file:
-            self._lines.add(frame.f_lineno)
-            return self.trace
-        return None
+    def watched(self, text: str) -> ast.Module:
+        """The code of the file, which says of every statement that it is run: a trace takes several times as long."""
+        tree = ast.parse(text)
+        builtins.__ran__ = lambda line: self._lines.add(line)  # type: ignore[attr-defined]
+        for node in ast.walk(tree):
+            for field in ("body", "orelse", "finalbody"):
+                if isinstance(block := getattr(node, field, None), list):
+                    setattr(node, field, [part for statement in block for part in self._said(statement)])
+        return ast.fix_missing_locations(tree)
+
+    def _said(self, statement: ast.stmt) -> list[ast.stmt]:
+        match statement:  # what comes first in a file stays there
+            case ast.Expr(value=ast.Constant()) | ast.ImportFrom(module="__future__"):
+                return [statement]
+        return [*ast.parse(f"__ran__({statement.lineno})").body, statement]
 
 
 class Order:
@@ -207,7 +255,7 @@ def _module(path: str, tests: Sequence[str], folder: Path) -> Subject:
 
     def judge(mutant: Mutant | None) -> int:
         if mutant is None:
-            watch = Watch(str(file))
+            watch = Watch()
             status = _tested(name, str(file), text, tests, watch)
             found.write_bytes(pickle.dumps(watch.seen))
             return status
@@ -227,14 +275,10 @@ def _tested(name: str, file: str, text: str, tests: Sequence[str], plugin: Watch
         if fullname != name:
             return original(loader, fullname)
         loaded.append(fullname)
-        return compile(text, file, "exec")
+        return compile(plugin.watched(text) if isinstance(plugin, Watch) else text, file, "exec")
 
     SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
-    if isinstance(plugin, Watch):
-        sys.settrace(plugin.trace)
-        threading.settrace(plugin.trace)
-    status = _pytest(tests, plugin)
-    sys.settrace(None)
+    status = _pytest(tests, plugin)  # which loads it
     return status if loaded else UNUSED
 
 
@@ -281,7 +325,7 @@ def _template(path: str, tests: Sequence[str]) -> Subject:
             return UNREACHED
         return _pytest(tests) if tests else SURVIVED
 
-    language = {"prototxt": " *#", "latex": "%"}.get(Path(path).parts[1], "")
+    language = {"prototxt": " *#", "latex": "%", "numpy": r'"""[\s\S]*?"""| *#'}.get(Path(path).parts[1], "")
     return Subject(path, text_mutants_of(text, tags=True, comment=language), judge)
 
 

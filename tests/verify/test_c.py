@@ -145,6 +145,7 @@ PLANTS = [
     Plant("row of the neighbour", r"row\.x_pos \+= i \* dim", "row.x_pos += (i ? i - 1 : i) * dim", "gradient"),
     Plant("null pointers taken", r"if \(!arrays\[i\]\.data\)", "if (0)", "calls"),
     Plant("overlaps taken", r"at_b - at_a < a\.bytes", "false", "calls"),
+    Plant("no words for a status", r"^ +case \w+_NULL_POINTER: return .*$", "", "calls"),
     Plant("parameters not tested", r" && isfinite\(temperature\)", "", "calls"),
     Plant("last of the rows left out", r"i < rows; \+\+i\) \{\n( +)struct", r"i + 1 < rows; ++i) {\n\1struct", "loss"),
     Plant("lanes in another order of magnitude", r"\(a\[3\] \+ a\[7\]\)", "a[3]", "any order"),

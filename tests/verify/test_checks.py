@@ -12,10 +12,10 @@ import mpmath
 import numpy as np
 import pytest
 
-from derive_triplet import LOSSES, Check, Report, differentiate, generate, objective
+from derive_triplet import LOSSES, Check, Report, UsageError, differentiate, generate, objective
 from derive_triplet.derive.formats import FORMATS
 from derive_triplet.derive.targets.numpy import load, runner
-from derive_triplet.derive.verify import checks
+from derive_triplet.derive.verify import checks, report
 from derive_triplet.derive.verify.checks import BOUND, Runner, run_checks, ulps
 from derive_triplet.derive.verify.reference import Exact
 from derive_triplet.derive.verify.regimes import regimes
@@ -101,6 +101,26 @@ def test_a_floor_magnifies_what_is_lost_below_the_normal_range(dtype: str) -> No
 
 
 # ---------------------------------------------------------------- reports
+
+
+def test_a_finding_fails_whatever_was_said_and_what_is_raised_is_told_with_its_type() -> None:
+    silent, raised = Check.finding("runs", "all", "float32", ""), Check.finding("runs", "all", "", ValueError("why"))
+    assert not silent.passed
+    assert not raised.passed
+    assert (raised.worst, raised.bound, raised.unit, raised.detail) == (1, 0, "errors", "ValueError: why")
+    assert Check.finding("compiles", "", "", "", there=False).passed
+
+
+def test_what_is_refused_is_a_finding_and_other_errors_are_not() -> None:
+    def refused() -> int:
+        raise UsageError("no such thing")
+
+    assert report.exactly("same", "float32", lambda: 0).passed
+    assert not report.exactly("same", "float32", lambda: 1).passed
+    found = report.exactly("same", "float32", refused)
+    assert (found.name, found.regime, found.detail, found.passed) == ("same", "bit for bit", "no such thing", False)
+    with pytest.raises(ZeroDivisionError):
+        report.exactly("same", "float32", lambda: 1 // 0)
 
 
 def test_a_check_holds_up_to_its_bound() -> None:
@@ -237,6 +257,10 @@ def test_the_taylor_check_sees_a_loss_that_the_gradients_do_not_belong_to(bad: C
     found = failed(wrong(off_between), "float64")
     assert "Taylor remainder" in found
     assert not found & {"loss", "gradient"}
+
+
+def test_the_taylor_check_sees_a_remainder_of_first_order() -> None:
+    assert "Taylor remainder" in failed(wrong(lambda b, reduction, loss, g: (loss, [1.001 * p for p in g])), "float64")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -37,9 +37,11 @@ def test_right_code_passes(norm: str, normalize: bool) -> None:
     ("old", "new", "seen_by"),
     [
         (TINIEST, "np.where(np.any(sums < tiniest), most,", BOTH),
+        (r"<= sums.min\(\)", "<= sums.max()", BOTH),
         (r"scale\[:, None\]", "np.max(scale)", BOTH),
         (r"scale\[:, None\]", "scale[-1]", BOTH),
         (r"return not any\(isinstance.*", "return not isinstance(scales[0], np.ndarray)", BOTH),
+        (r"d_pos = scaled_pos", "d_pos = (scaled_pos if np.ptp(scale_sum_pos) == 0 else np.nan)", BOTH),
         (r"d_pos = scaled_pos / scale_sum_pos", "d_pos = scaled_pos / np.min(scale_sum_pos)", BOTH),
         (r"rate_pos = scaled_rate_pos / (scale_\w+)", r"rate_pos = scaled_rate_pos / np.max(\1)", {PRODUCTS}),
         (r"inputs = _checked_inputs\(x, x_pos, x_neg, v, .*", "raise ValueError(x)", {PRODUCTS}),

@@ -58,7 +58,7 @@ def verify_composed(product: Product) -> Report:
             with np.errstate(all="ignore"):
                 checks += _checks_of_type(caffe, product, dtype)
         except CaffeError as error:
-            checks.append(Check("runs", "all", dtype, 1, 0, unit="errors", detail=str(error)))
+            checks.append(Check.finding("runs", "all", dtype, str(error)))
     siamese, notes = _trained(caffe, product)
     if not _are_exact(product.facts["layers"]):
         notes += ("Caffe rounds the constants of a net to single precision, so float64 is judged in ulp of float32.",)
@@ -256,7 +256,7 @@ def _trained(caffe: Caffe, product: Product) -> tuple[list[Check], tuple[str, ..
     try:
         outcome = trained(caffe, product.text("_siamese.prototxt"), brightness=math.sqrt(unit))
     except CaffeError as error:
-        return [Check("siamese: trains", "SGD", "", 1, 0, unit="errors", detail=str(error))], ()
+        return [Check.finding("siamese: trains", "SGD", "", str(error))], ()
     except ImportError as error:
         return [], (f"The siamese net was not trained ({error}): pip install 'derive-triplet[caffe]'",)
     before, after, *_, last = outcome["losses"]
@@ -276,7 +276,7 @@ def _begun(runner: NetRunner, embeddings: Sequence[Any], loss: float) -> Check:
     try:
         (alone,), _ = runner.run(batch, len(batch[0]))
     except CaffeError as error:
-        return Check("siamese: begins", "SGD", "float32", 1, 0, unit="errors", detail=str(error))
+        return Check.finding("siamese: begins", "SGD", "float32", str(error))
     apart = abs(loss - float(alone)) / max(loss, 1)
     return Check("siamese: begins", "SGD", "float32", apart / float(np.finfo("float32").eps), _MORE_ROUNDING)
 

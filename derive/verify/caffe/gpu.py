@@ -1,6 +1,6 @@
 """A generated layer's GPU code: compiled by nvcc against Caffe's headers, and its kernels executed without a GPU.
 
-What launches the kernels is compiled, but takes a GPU to run.
+What launches the kernels is compiled, but takes a GPU to run: here, tests run it on the CPU (`test_host`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...targets.base import Product
 from .. import nvcc, ptx
 from ..checks import EMBEDDINGS, number_differing, run_checks
 from ..regimes import Array
-from ..report import Check
+from ..report import Check, exactly
 from ..weighting import weighting_checks
 from .build import Caffe
 from .sources import run
@@ -69,7 +69,7 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
     if outcome is None:
         return Verdict(".cu rendered", notes=(_MORE,))
     if isinstance(outcome, UsageError):
-        return Verdict(".cu rendered", (Check(".cu compiles", _OLDEST, "", 1, 0, unit="errors", detail=str(outcome)),))
+        return Verdict(".cu rendered", (Check.finding(".cu compiles", _OLDEST, "", str(outcome)),))
     run, values = KernelRunner(product, outcome), product.settings.values(product.objective)
     checks = run_checks(
         product.objective,
@@ -93,15 +93,18 @@ def verified(product: Product, outcome: str | UsageError | None, thorough: bool)
 def _left_out(run: KernelRunner, dtype: str, values: Mapping[str, float]) -> Check:
     """That a gradient which is not wanted is left out, and no other."""
     x, x_pos, x_neg = (np.full((2, 3), value, dtype) for value in (0.0, 0.75, 0.5))
-    differ = 0
-    try:
+
+    def differing() -> int:
         wanted = dict(zip(EMBEDDINGS, run(x, x_pos, x_neg, values)[1], strict=True))
-        for name in EMBEDDINGS:
-            _, found = run(x, x_pos, x_neg, values, left_out=name)
-            differ += number_differing(found, [array for other, array in wanted.items() if other != name])
-    except ptx.PtxError as error:
-        return Check("gradient left out", "bit for bit", dtype, 1, 0, unit="errors", detail=str(error))
-    return Check("gradient left out", "bit for bit", dtype, differ, 0, unit="numbers")
+        return sum(
+            number_differing(
+                run(x, x_pos, x_neg, values, left_out=name)[1],
+                [array for other, array in wanted.items() if other != name],
+            )
+            for name in EMBEDDINGS
+        )
+
+    return exactly("gradient left out", dtype, differing)
 
 
 class KernelRunner:

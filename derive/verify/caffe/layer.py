@@ -60,7 +60,7 @@ def verify_layer(product: Product, thorough: bool) -> Report:
         try:
             library = compiled(caffe, product, folder)
         except UsageError as error:
-            failed = Check("compiles", "", "", 1, 0, unit="errors", detail=str(error))
+            failed = Check.finding("compiles", "", "", str(error))
             return Report(product.target, "rendered", (failed,))
         run, values = (
             LayerRunner(caffe, library, layer_type(product.objective)),
