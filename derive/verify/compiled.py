@@ -41,7 +41,7 @@ def verify_compiled(product: Product, thorough: bool) -> Report:
             if architecture == chosen[0] and isinstance(result, nvrtc.Compiled)
         ]
         executed = bool(runs)
-        found = iter(each(runs) if not device else [run() for run in runs])  # a GPU is not shared with a fork
+        found = iter([run() for run in runs] if device else each(runs))  # a fork cannot use the GPU
         for architecture, dtype, names, result in compiled:
             checks += _compilation(architecture, dtype, names, result)
             if architecture == chosen[0] and isinstance(result, nvrtc.Compiled):
@@ -69,9 +69,7 @@ def _prepare(product: Product, thorough: bool) -> None:
         prepare_products(product, dtype, depth(dtype, dtypes, thorough))
 
 
-def _executed(
-    product: Product, dtype: str, compiled: nvrtc.Compiled, thorough: bool, device: gpu.Device | None
-) -> list[Check]:
+def _executed(product: Product, dtype: str, compiled: nvrtc.Compiled, thorough: bool, device: str) -> list[Check]:
     """What the kernels of a float type do, on the CPU and on a GPU, if there is one."""
     from .executed import execute, execute_on_gpu, on_cpu, on_gpu
     from .executed_products import execute_products, launch_checks

@@ -125,7 +125,11 @@ class _Weighting:
         return dict(zip(asked, at_once(tuple(asked.values()), self.parameters), strict=True))
 
     def one_by_one(self, asked: Sequence[Asked], parameters: Mapping[str, float]) -> list[Results]:
-        return [self.runner(*one.batch, parameters, one.reduction, one.weights) for one in asked]
+        found = []
+        for one in asked:
+            x, x_pos, x_neg = one.batch
+            found.append(self.runner(x, x_pos, x_neg, parameters, one.reduction, one.weights))
+        return found
 
     def masked(self, out: Array) -> tuple[Array, ...]:
         """The batch with rows that hold NaN and infinity."""
