@@ -164,6 +164,15 @@ def distance_of(objective: Objective, parameters: Mapping[str, Any], copies: int
     return distance
 
 
+def distance_of_units(objective: Objective, parameters: Mapping[str, Any]) -> Callable[..., Any]:
+    """`value_on_units` as such a function, of two unit vectors."""
+
+    def distance(x: Sequence[Any], y: Sequence[Any], largest: Largest = max) -> Any:
+        return value_on_units(objective.distance, x, y, parameters, largest=largest)
+
+    return distance
+
+
 _EXACT = 400  # digits, for which sums and differences of most floats need not be rounded
 
 

@@ -21,12 +21,14 @@ from .regimes import (
     FAR_SCALES,
     ON_THE_KINK,
     SCALES,
+    TIES,
     Array,
     Regime,
     depends_on_zeros,
     is_judged,
     other_parameters,
     parameters_on_the_kinks,
+    takes_maxima,
 )
 from .report import Check
 
@@ -196,6 +198,9 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
         if power.domain == "at least 1":  # where there is no second derivative, and next to that
             for exponent in (1.0, 1.5, 2.0):
                 yield case("one component equal", x, np.append(x[:1], other[1:]), -x, **{power.name: exponent})
+    if takes_maxima(objective):
+        for row in zip(*TIES, strict=True):
+            yield case("ties of components", *map(np.array, row))
     yield case("near-collapsed", x, x + normal(1e-3), x + normal(1e-3))
     # where rounding of the distances does not bend the loss
     if 1024 * FORMATS[FORMATS[dtype].computed_in].eps < _sharpest(parameters):

@@ -17,7 +17,7 @@ from typing import Any
 import mpmath
 
 from ..catalogue import PAIRS, Objective
-from ..highprecision import distance_between, smooth_piece, unit, value_on_units
+from ..highprecision import distance_of, distance_of_units, smooth_distance, smooth_piece, unit
 from .reference import Exact, Slopes, component_scales, digits_of, distance_gradients, loss_slopes, power_of, step_of
 
 _STEP = mpmath.mpf(10) ** -15  # differences of the second order err by about its square
@@ -145,11 +145,7 @@ class _Side:
 
 
 def _side(objective: Objective, parameters: Mapping[str, float], a: Vector, b: Vector, v: Vector) -> _Side:
-    n = len(a)
-
-    def distance(z: Vector) -> Any:
-        return distance_between(objective, z[:n], z[n:], parameters)
-
+    distance = _of_both(smooth_distance(distance_of(objective, parameters), a, b), len(a))
     toward = distance_gradients(objective, parameters, a, b)
     hessian = _hessian(distance, [*a, *b])
     with mpmath.workdps(80):
@@ -247,13 +243,11 @@ def _bent_scale_on_units(
         turned += [(c - e * along) / norm for c, e in zip(w, u, strict=True)]
         turned_scale += [(abs(c) + abs(e) * most) / norm for c, e in zip(w, u, strict=True)]
         stretched.append(most / norm)
-
-    def distance(z: Vector) -> Any:
-        return value_on_units(objective.distance, z[:n], z[n:], parameters)
-
+    between = smooth_distance(distance_of_units(objective, parameters), units[:n], units[n:])
+    distance = _of_both(between, n)
     with mpmath.workdps(80):
         value = distance(units)
-    inner, scales = component_scales(partial(_between, distance), units[:n], units[n:], together=a == b)
+    inner, scales = component_scales(between, units[:n], units[n:], together=a == b)
     power = power_of(objective, parameters)
     gradient, scale = [*inner[0], *inner[1]], [(1 + (power - 1) / 4) * s for s in chain(*scales)]
     bent = _bent_scale(_hessian(distance, units), gradient, value, turned_scale, power)
@@ -268,8 +262,9 @@ def _bent_scale_on_units(
     return result
 
 
-def _between(function: _Function, a: Vector, b: Vector) -> Any:
-    return function([*a, *b])
+def _of_both(distance: Callable[[Vector, Vector], Any], n: int) -> _Function:
+    """A distance as a function of the components of both its arguments, of so many each."""
+    return lambda z: distance(z[:n], z[n:])
 
 
 def _sensitivity(function: _Function, z: Vector, direction: Vector, together: bool) -> list[Any]:

@@ -21,13 +21,12 @@ import mpmath
 
 from ..catalogue import PAIRS, Objective
 from ..highprecision import (
-    Largest,
     distance_of,
+    distance_of_units,
     distances_of,
     smooth_distance,
     smooth_piece,
     unit,
-    value_on_units,
 )
 
 _STEP = mpmath.mpf(10) ** -30
@@ -225,11 +224,8 @@ def distance_gradients(
         return Toward((Exact(values[0], first), Exact(values[1], second)), mpmath.mpf(0))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
-
-    def of_units(first: Sequence[Any], second: Sequence[Any], largest: Largest = max) -> Any:
-        return value_on_units(objective.distance, first, second, parameters, largest=largest)
-
-    inner, scales = component_scales(smooth_distance(of_units, *units), *units, together=a == b)
+    distance = smooth_distance(distance_of_units(objective, parameters), *units)
+    inner, scales = component_scales(distance, *units, together=a == b)
     with mpmath.workdps(50):
         moved = mpmath.fsum(abs(g * u) for g, u in zip(chain(*inner), chain(*units), strict=True))
         raw = []

@@ -24,7 +24,6 @@ from derive_triplet.derive.verify.products import product
 from derive_triplet.derive.verify.report import Check
 from derive_triplet.derive.verify.selection import Depth, kernels_to_execute
 
-ENTRIES = {name: distance for name, distance in DISTANCES.items() if name != "linf"}  # which is a maximum
 SQUARES = own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares")
 
 
@@ -54,9 +53,9 @@ def failing(checks: Any) -> set[str]:
 
 @pytest.mark.parametrize(
     ("norm", "loss", "normalize"),
-    [(norm, "softmax-nll", False) for norm in ENTRIES]
+    [(norm, "softmax-nll", False) for norm in DISTANCES]
     + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)]
-    + [("lp", "hinge", True)],
+    + [("lp", "hinge", True), ("linf", "softmax-nll", True)],
 )
 def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     of = made(norm, loss, normalize)
@@ -121,6 +120,7 @@ class Plant:
     seen_by: str = ""
 
 
+FIRST = "count_pos[:, None] * du * pick_pos * (np.cumsum(pick_pos != 0, axis=1) == 1)"
 PLANTS = [
     Plant("sign of one product flipped", r"np\.negative\(h_x_pos, out=h_x_pos\)", "pass"),
     Plant("sign of a rate flipped", r"rate_delta = rate_pos - rate_neg", "rate_delta = rate_neg - rate_pos"),
@@ -197,6 +197,20 @@ PLANTS = [
     Plant("no maximum", r"largest_pos = max_pos", "largest_pos = np.ones(len(x))", norm="lp"),
     Plant("sign of a power dropped", r" \* np\.sign\(u\)", "", norm="lp"),
     Plant("rate of a power dropped", r"dpower_pos \* unit_x \+ ", "", norm="lp", normalize=True),
+    Plant("a rate not over the count", r"(scaled_rate_max_pos) / count_pos", r"\1", norm="linf"),
+    Plant("a turn not over the count", r"(turn_neg = rate_slope) / count_neg", r"\1", norm="linf"),
+    Plant("the other count", r"(scaled_rate_max_pos) / count_pos", r"\1 / count_neg", norm="linf"),
+    Plant("rates of all components", r"_sum\(du \* pick_pos\)", "_sum(du * np.sign(u))", norm="linf"),
+    Plant("magnitudes of the rates", r"_sum\(dv \* pick_neg\)", "_sum(np.abs(dv * pick_neg))", norm="linf"),
+    Plant("one of several moves it", r"_sum\(du \* pick_pos\)", f"_sum({FIRST})", norm="linf"),
+    Plant(
+        "rate of a unit vector that is the largest dropped",
+        r"_sum\(dunit_x \* pick_pos\)",
+        "0.0",
+        norm="linf",
+        loss="hinge",
+        normalize=True,
+    ),
     Plant("sign of a component at 0", r"np\.sign\(u\)", "np.where(u >= 0, 1.0, -1.0)", norm="l1", loss="softmax-nll"),
 ]
 
