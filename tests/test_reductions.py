@@ -71,7 +71,10 @@ def test_a_distance_may_be_a_formula_of_several_maxima_and_sums() -> None:
     mixed = Distance("mixed", "", "max(abs(x - y)) + max((x - y)**2)/2 + sum((x - y)**2)/4", "made up")
     steps = [step for lemma in derive_distance(mixed).gradients.values() for step in lemma.steps]
     assert {step.rule for step in steps} >= {"Danskin's theorem", "Kronecker delta"}
-    report = verify(product(Objective(mixed, LOSSES["softmax-nll"]), "numpy"))
+    first, second = lowered(of := Objective(mixed, LOSSES["softmax-nll"])).stages
+    assert [r.name[:3] for r in first.reductions] == ["max", "max", "sum"] * 2
+    assert {r.name[:5] for r in second.reductions} == {"count"}
+    report = verify(product(of, "numpy"))
     assert not [c for c in report.checks if not c.passed and c.regime.startswith(("ordinary", "ties"))]
 
 

@@ -24,11 +24,14 @@ from derive_triplet.derive.verify.products import product
 from derive_triplet.derive.verify.report import Check
 from derive_triplet.derive.verify.selection import Depth, kernels_to_execute
 
-SQUARES = own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares")
+OWN = {
+    "squares": own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares"),
+    "nearest": own_loss("min(d_pos, d_neg) + d_pos*d_neg - d_neg", name="nearest"),
+}
 
 
 def made(norm: str, loss: str, normalize: bool = False, target: str = "numpy", **options: Any) -> Product:
-    of = Objective(DISTANCES[norm], LOSSES.get(loss, SQUARES), normalize=normalize)
+    of = Objective(DISTANCES[norm], {**LOSSES, **OWN}[loss], normalize=normalize)
     return generate(differentiate(of), target, **options)
 
 
@@ -55,7 +58,8 @@ def failing(checks: Any) -> set[str]:
     ("norm", "loss", "normalize"),
     [(norm, "softmax-nll", False) for norm in DISTANCES]
     + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)]
-    + [("lp", "hinge", True), ("linf", "softmax-nll", True)],
+    + [("lp", "hinge", True), ("linf", "softmax-nll", True)]
+    + [("l2", "nearest", False), ("cosine", "nearest", False)],
 )
 def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     of = made(norm, loss, normalize)
@@ -63,6 +67,13 @@ def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     assert not failing(checks), [check for check in checks if not check.passed]
     assert {check.regime for check in checks} >= {"ordinary", "near-collapsed", "far scales", "one component equal"}
     assert max(check.worst for check in checks if check.unit == "ulp") > 0.01
+
+
+@pytest.mark.parametrize("p", [1.0, 1.0001, 40.0, 100.0])
+def test_p_norms_of_any_exponent_pass(p: float) -> None:
+    of = made("lp", "softmax-mse", parameters={"p": p})
+    checks = checked(of.text(".py"), of)
+    assert not failing(checks), [check for check in checks if not check.passed]
 
 
 # ---------------------------------------------------------------- the reference

@@ -190,6 +190,14 @@ def test_extreme_scales_have_the_closed_forms(norm: str, loss: str, exponent: in
     assert any(found.gradients["x_pos"].value)
 
 
+@pytest.mark.parametrize("p", [1.0, 1.0001, 40.0, 100.0])
+def test_powers_of_any_exponent_have_the_closed_forms(p: float) -> None:
+    """The gradient of the smallest difference beside the largest is 1e-3 to the power of p - 1."""
+    triplet = ([0.1, -0.7, 0.3], [0.101, 0.3, -0.6], [-0.3, 0.5, 0.3001])
+    found = assert_closed_form("lp", "softmax-nll", triplet, own("lp", "softmax-nll", p=p))
+    assert p == 1 or all(map(all, (g.value for g in found.gradients.values())))
+
+
 @pytest.mark.parametrize("delta", [-1000, -700, -360, -300, -100, -40, 40, 89, 100, 300, 700, 1000])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_saturated_slopes_are_exact_as_far_as_they_are_representable(loss: str, delta: int) -> None:
