@@ -32,6 +32,7 @@ from ..highprecision import (
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
 _SMALL = mpmath.mpf(10) ** -40
+_FLAT = mpmath.mpf(10) ** -20  # a derivative above it is not the doing of the step
 _KINK = mpmath.mpf(10) ** -6  # one-sided differences of a smooth function agree to about the step
 
 
@@ -338,7 +339,25 @@ class Slopes:
 
 
 def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any, bent: bool = True) -> Slopes:
-    """Those of a smooth piece of the loss; at more digits it may be another one. bent: with second derivatives."""
+    """Those of a smooth piece of the loss; at more digits it may be another one. bent: with second derivatives.
+
+    Where a distance is 0 a loss such as d^3 has derivatives that are 0, and differences as large as the square of the
+    step: those grow by more than themselves with twice the step.
+    """
+    found = _slopes_by(piece, distances, h, bent)
+    if all(distances) or not any(0 < abs(one) < _FLAT for one in chain(found.first, *found.second)):
+        return found
+    wider = _slopes_by(piece, distances, 2 * h, bent)
+
+    def settled(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+        return [a if abs(b - a) <= abs(a) else mpmath.mpf(0) for a, b in zip(values, others, strict=True)]
+
+    second = [settled(*rows) for rows in zip(found.second, wider.second, strict=True)]
+    return Slopes(found.value, settled(found.first, wider.first), second)
+
+
+def _slopes_by(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any, bent: bool) -> Slopes:
+    """The same by differences with a step."""
     digits = 20 + 2 * digits_of(max(*distances, mpmath.mpf(1)), h)
     each = range(len(distances))
     for extra in (0, _SATURATED):
