@@ -306,7 +306,7 @@ def _in_passes(kernel: RowKernel) -> RowKernel:
     """The kernel with a stage of its own for reductions of terms that use what their stage finds out about the row."""
     stages: list[Stage] = []
     for stage in kernel.stages:
-        known = {one.symbol for one in (*stage.scalars, *stage.reductions)}
+        known = {*(a.symbol for a in stage.scalars), *(r.symbol for r in stage.reductions)}
         late = tuple(r for r in stage.reductions if kernel.used([r.term]) & known)
         needed = kernel.used(r.term for r in late)
         for assignment in reversed(stage.scalars):

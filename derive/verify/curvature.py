@@ -193,8 +193,8 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
             for exponent in (1.0, 1.5, 2.0):
                 yield case("one component equal", x, np.append(x[:1], other[1:]), -x, **{power.name: exponent})
     if takes_maxima(objective):
-        for row in zip(*TIES, strict=True):
-            yield case("ties of components", *map(np.array, row))
+        for tied, tied_pos, tied_neg in zip(*map(np.array, TIES), strict=True):
+            yield case("ties of components", tied, tied_pos, tied_neg)
     yield case("near-collapsed", x, x + normal(1e-3), x + normal(1e-3))
     # where rounding of the distances does not bend the loss
     if 1024 * FORMATS[FORMATS[dtype].computed_in].eps < _sharpest(parameters):
