@@ -13,7 +13,7 @@ the range of a type, and what multiplies the factor's rate and the gradient are 
 
 Where a distance has no second derivative in a component, it is taken as 0: where it has no gradient, and that is taken
 as 0, and where it is a p-norm with p < 2 of components one of which is 0. A step and a sign have the derivative 0
-everywhere.
+everywhere, and so has the number of the components that are the largest.
 """
 
 from __future__ import annotations
@@ -25,8 +25,20 @@ from types import MappingProxyType
 import sympy as sp
 
 from . import symbols
-from .functions import absolute, masked_power, masked_ratio, product, quotient, sigmoid, signed, signum, step
+from .functions import (
+    absolute,
+    masked_power,
+    masked_ratio,
+    product,
+    quotient,
+    rounded,
+    sigmoid,
+    signed,
+    signum,
+    step,
+)
 from .kernel import INPUTS, X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X
+from .largest import cancelling, counted
 from .rescale import Rescaled
 
 DIRECTION: Mapping[str, sp.Symbol] = MappingProxyType({f"d{name}": sp.Symbol(f"d{name}", real=True) for name in INPUTS})
@@ -92,6 +104,7 @@ class _Forward:
         self.scales = frozenset(program.scales.values())
         self.values = {a.symbol: a.value for a in self.kernel.scalars}
         self.sums = {r.symbol: r.term for r in self.kernel.reductions if r.kind == "sum"}
+        self.maxima, self.counts = {r.symbol: r for r in self.kernel.maxima}, counted(self.kernel)
         self.fixed = self._fixed()
         self.roots = dict(_roots(self.kernel))
         self.components: dict[sp.Symbol, sp.Expr] = {}
@@ -155,13 +168,13 @@ class _Forward:
         return kernel
 
     def _fixed(self) -> set[sp.Symbol]:
-        """What does not change: scales, parameters, maxima, and what is made of these.
+        """What does not change: scales, parameters, counts, some maxima, and what is made of these.
 
         A maximum does change, but what is computed from components over it does not depend on it (`largest`): any rate
         of it gives the same product, and none is what there is to compute. The check of the product shows that.
         """
-        fixed = {*self.scales, *map(symbols.parameter, self.kernel.parameters)}
-        fixed |= {reduction.symbol for reduction in self.kernel.maxima}
+        fixed = {*self.scales, *map(symbols.parameter, self.kernel.parameters), *cancelling(self.kernel)}
+        fixed |= {count.symbol for count in self.counts.values()}
         for scalar in self.kernel.scalars:
             fixed |= {scalar.symbol} if scalar.value.free_symbols <= fixed else set()
         return fixed
@@ -170,8 +183,11 @@ class _Forward:
 
     def _take_norm(self, component: sp.Symbol, value: sp.Expr) -> None:
         """The rate of a component that is one of a unit vector: part of it is along the vector."""
+        value = value.replace(rounded, sp.Id)  # nothing is compared with its rate
         for inverse in value.free_symbols & set(self.values) - self.fixed:
-            name, of = str(inverse).removeprefix("inverse_"), self.rate_of(value / inverse)
+            if (embedding := value / inverse).has(inverse):
+                continue
+            name, of = str(inverse).removeprefix("inverse_"), self.rate_of(embedding)
             stretch, rate = sp.Symbol(f"stretch_{name}", real=True), sp.Symbol(f"rate_{name}", real=True)
             self.of_norms.append((Reduction(stretch, component * of), Assignment(rate, inverse * stretch)))
             self.norms[inverse], self.rates[inverse] = rate, -inverse * rate
@@ -181,6 +197,8 @@ class _Forward:
         """A component as it is, or as a signed power of another one over the largest: only one power is computed."""
         for sign in value.atoms(signum):
             share, exponent = (value / sign).as_base_exp()
+            if share not in self.components:  # it is what counts a component among the largest
+                continue
             power = _Power(component, exponent, sign.args[0], self.components[share].args[1])
             self.components[power.steep] = masked_power(share, (exponent - 1) / 2)
             self.powers[component] = power
@@ -308,7 +326,9 @@ class _Forward:
         if symbol in self.components:
             power = self.powers.get(symbol)
             rate = self._rate_of_power(power) if power else self._rate_of_component(self.components[symbol])
-            return self._name_component(symbol, rate)
+            return self._name_component(symbol, rate) if rate != 0 else rate
+        if symbol in self.maxima:
+            return self._rate_of_maximum(self.maxima[symbol])
         if symbol in self.sums:
             if (term := self.rate_of(self.sums[symbol])) == 0:
                 return term
@@ -324,6 +344,14 @@ class _Forward:
         # scales are divided by last: a product that is 0 for another factor might overflow before
         scaled = rate.free_symbols & self.scales and symbol not in _SIDES
         return rate if short or scaled else self._name(name, rate)
+
+    def _rate_of_maximum(self, largest: Reduction) -> sp.Expr:
+        """The mean of the rates of the terms that are the largest, as the derivative is that of their derivatives."""
+        count = self.counts[largest.symbol]
+        picks = {c.value: c.symbol for c in self.kernel.components if c.value.has(count.term)}
+        term = (count.term * self.rate_of(largest.term)).subs(picks)
+        self.reductions.append(Reduction(sp.Symbol(f"scaled_rate_{largest.name}", real=True), term))
+        return self.reductions[-1].symbol / count.symbol
 
     def _rate_of_component(self, value: sp.Expr) -> sp.Expr:
         """As the component is written, if it is linear."""

@@ -164,6 +164,15 @@ def distance_of(objective: Objective, parameters: Mapping[str, Any], copies: int
     return distance
 
 
+def distance_of_units(objective: Objective, parameters: Mapping[str, Any]) -> Callable[..., Any]:
+    """`value_on_units` as such a function, of two unit vectors."""
+
+    def distance(x: Sequence[Any], y: Sequence[Any], largest: Largest = max) -> Any:
+        return value_on_units(objective.distance, x, y, parameters, largest=largest)
+
+    return distance
+
+
 _EXACT = 400  # digits, for which sums and differences of most floats need not be rounded
 
 
@@ -284,10 +293,26 @@ def distances_of(
 ) -> tuple[Any, ...]:
     """The distances of a loss, in its order, for x, x_pos and x_neg; `copies` as for `distance_value`."""
     named = dict(zip(("x", "x_pos", "x_neg"), embeddings, strict=True))
-    pairs = (PAIRS[which] for which in objective.loss.distances)
-    return tuple(
-        distance_between(objective, named[first], named[second], parameters, copies) for first, second in pairs
-    )
+    pairs = [(named[first], named[second]) for first, second in (PAIRS[which] for which in objective.loss.distances)]
+    return tuple(resolved(partial(distance_between, objective, x, y, parameters, copies)) for x, y in pairs)
+
+
+def resolved(value: Callable[[], Any]) -> Any:
+    """A difference of numbers of about 1, and 0 where it is no more than what rounding leaves of them.
+
+    With more digits that is less, and a difference that is not 0 stays what it is.
+    """
+    digits, found = mpmath.mp.dps, value()
+    for more in (2, 4, 8):
+        if abs(found) > mpmath.mpf(10) ** -(digits // 2):
+            break
+        with mpmath.workdps(more * digits):
+            found, before = value(), found
+        if abs(found - before) < abs(found) * mpmath.mpf(10) ** -(digits // 4):
+            break
+    else:
+        return mpmath.mpf(0)
+    return found
 
 
 def locus_value(loss: Loss, locus: str, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> Any:

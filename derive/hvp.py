@@ -16,31 +16,24 @@ import mpmath
 import sympy as sp
 
 from . import symbols
-from .errors import DefinitionError, StepError
+from .errors import StepError
 from .evaluate import Point
 from .forward import DIRECTION, differentiated
+from .functions import attains
 from .kernel import INPUTS, Assignment, RowKernel, Stage, agree, run
-from .largest import maxima_cancel
 from .rescale import Rescaled, rescale
 from .steps import DIGITS, Setting
 
 _STEP_DIGITS = 35  # central differences with this step err by about its square
 
 
-def product_of(kernel: RowKernel) -> Rescaled | None:
-    """The product, for kernels that have one."""
-    return hessian_product(kernel) if maxima_cancel(kernel) else None
-
-
 @cache
 def hessian_product(kernel: RowKernel) -> Rescaled:
     """The program of the product, with the scales of the kernel; it computes no loss, and its maps are the product.
 
-    Raises `DefinitionError` for a kernel whose results depend on a maximum, and `StepError` if the program, evaluated
-    at 50 digits, does not give central differences of the kernel's gradients.
+    Raises `StepError` if the program, evaluated at 50 digits, does not give central differences of the kernel's
+    gradients.
     """
-    if not maxima_cancel(kernel):
-        raise DefinitionError(f"{kernel.objective.stem}: there are no products of what depends on a maximum")
     program = rescale(kernel)
     found = _without_dead_code(replace(program, kernel=differentiated(program)))
     _check(found, kernel)
@@ -89,13 +82,17 @@ def _with(kernel: RowKernel, values: Mapping[sp.Symbol, sp.Expr]) -> RowKernel:
 
 
 def _check(program: Rescaled, kernel: RowKernel) -> None:
-    """The product, with any scales, against central differences of the kernel's gradients."""
+    """The product, with any scales, against central differences of the kernel's gradients.
+
+    Where components are counted, they are at points where several are the largest, too.
+    """
     constants = {symbols.parameter(p): p for p in kernel.parameters}
     setting = Setting((*INPUTS, *DIRECTION), (*constants, *program.scales.values()))
     with mpmath.workdps(DIGITS + 20 + _STEP_DIGITS):
         h = mpmath.mpf(10) ** -_STEP_DIGITS
-        for drawn in setting.points():
-            point = drawn
+        drawn = setting.points()
+        ties = [_tied(point) for point in drawn if point.dimension == 2] if attains.__name__ in kernel.functions else []
+        for point in (*drawn, *ties):
             for symbol, parameter in constants.items():  # numbers drawn are at most 1 in size
                 if not parameter.holds(point.scalars[symbol]):
                     point = point.bind(symbol, 1 + abs(point.scalars[symbol]))
@@ -106,6 +103,12 @@ def _check(program: Rescaled, kernel: RowKernel) -> None:
                 agree(list(chain(*found.values())), wanted)
             except StepError as error:
                 raise StepError(f"the product of {kernel.objective.stem} is not the rate: {error}") from None
+
+
+def _tied(point: Point) -> Point:
+    """The point with each component twice, once with the other sign: those that are the largest stay it together."""
+    vectors = {name: [*components, *(-c for c in components)] for name, components in point.vectors.items()}
+    return Point(2 * point.dimension, vectors, point.scalars)
 
 
 def _moved(point: Point, amount: mpmath.mpf) -> Point:

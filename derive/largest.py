@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from .functions import masked_ratio, signum
+from .functions import attains, masked_ratio, signum
 from .kernel import Assignment, Reduction, RowKernel, Stage
 
 
@@ -77,8 +77,15 @@ class _Norm:
         return self.share ** (p - 1) * signum(of)
 
 
-def maxima_cancel(kernel: RowKernel) -> bool:
-    """Whether what a kernel computes does not depend on its maxima, as of components over the largest it does not."""
+def cancelling(kernel: RowKernel) -> set[sp.Symbol]:
+    """The maxima that nothing depends on which a kernel computes, as nothing does of components over the largest."""
     divisors = {c.value.args[1] for c in kernel.components if isinstance(c.value, masked_ratio)}
-    cancelling = {a.value for a in kernel.scalars if a.symbol in divisors}
-    return all(reduction.symbol in cancelling for reduction in kernel.maxima)
+    values = {a.value for a in kernel.scalars if a.symbol in divisors}
+    return {reduction.symbol for reduction in kernel.maxima if reduction.symbol in values}
+
+
+def counted(kernel: RowKernel) -> dict[sp.Symbol, Reduction]:
+    """By the symbol of a maximum the reduction that is the number of its terms that are the largest."""
+    values = {a.symbol: a.value for a in kernel.scalars}
+    counts = [r for r in kernel.reductions if isinstance(r.term, attains)]
+    return {values.get(most, most): count for count in counts for most in count.term.args[1:]}

@@ -303,11 +303,11 @@ def _without_dead_code(kernel: RowKernel) -> RowKernel:
 
 
 def _in_passes(kernel: RowKernel) -> RowKernel:
-    """The kernel with a stage of its own for reductions of terms that use scalars of their stage."""
+    """The kernel with a stage of its own for reductions of terms that use what their stage finds out about the row."""
     stages: list[Stage] = []
     for stage in kernel.stages:
-        values = {a.symbol: a.value for a in stage.scalars}
-        late = tuple(r for r in stage.reductions if kernel.used([r.term]) & set(values))
+        known = {*(a.symbol for a in stage.scalars), *(r.symbol for r in stage.reductions)}
+        late = tuple(r for r in stage.reductions if kernel.used([r.term]) & known)
         needed = kernel.used(r.term for r in late)
         for assignment in reversed(stage.scalars):
             needed |= assignment.value.free_symbols if assignment.symbol in needed else set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from itertools import permutations
 
 import sympy as sp
 
@@ -184,6 +185,29 @@ def _positive_part(expr: sp.Expr) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, sp.Max), rewrite).replace(lambda e: isinstance(e, sp.Min), mirrored)
 
 
+def _within_selection(expr: sp.Expr) -> sp.Expr:
+    """min(a, b) - b is select(a - b, 0, a - b): what cancels where one of two values is selected is added to both."""
+
+    def rewrite(total: sp.Add) -> sp.Expr:
+        for term, other in permutations(total.args, 2):
+            for node in (factor for factor in sp.Mul.make_args(term) if isinstance(factor, select)):
+                z, *values = node.args
+                parts = [term / node * value for value in values]
+                if any(_terms(part + other) < _terms(part) for part in parts):
+                    return total - term - other + select(z, *(part + other for part in parts))
+        return total
+
+    return expr.replace(lambda e: isinstance(e, sp.Add), rewrite)
+
+
+def _terms(total: sp.Expr) -> int:
+    return len(sp.Add.make_args(total)) if total != 0 else 0
+
+
+_WITHIN_SELECTION = Rule(
+    "sum within a selection", "what cancels where a value is selected is not added to it", _within_selection
+)
+
 RULES = (
     Rule(
         "softmax is a sigmoid",
@@ -207,6 +231,7 @@ RULES = (
     Rule("one fraction", "nothing is subtracted that is nearly equal", _one_fraction),
     Rule("positive part", "the larger of 0 and a number is its positive part", _positive_part),
     Rule("absolute value", "its derivative at 0 is taken as 0", with_own_absolute),
+    _WITHIN_SELECTION,
 )
 
 
@@ -223,6 +248,7 @@ def _common_selection(expr: sp.Expr) -> sp.Expr:
 
 SIMPLER = (
     Rule("one fraction", "nothing is subtracted that is nearly equal", _one_fraction),
+    _WITHIN_SELECTION,
     Rule("common factor", "the same value is selected in all terms", _common_selection),
     Rule(
         "step of a positive part",

@@ -15,19 +15,18 @@ import sympy as sp
 from derive_triplet import DISTANCES, LOSSES, Distance, Objective, Product, differentiate, generate
 from derive_triplet.derive import hvp as module
 from derive_triplet.derive.catalogue import is_reserved
-from derive_triplet.derive.errors import DefinitionError, StepError
+from derive_triplet.derive.errors import StepError
 from derive_triplet.derive.evaluate import Point
 from derive_triplet.derive.functions import expand_nodes, masked_power, masked_ratio, quotient
 from derive_triplet.derive.highprecision import objective_value
-from derive_triplet.derive.hvp import DIRECTION, hessian_product, product_of
-from derive_triplet.derive.kernel import INPUTS, Reduction, RowKernel, run
+from derive_triplet.derive.hvp import DIRECTION, hessian_product
+from derive_triplet.derive.kernel import INPUTS, RowKernel, run
 from derive_triplet.derive.lower import lower
 from derive_triplet.derive.symbols import parameter
 from derive_triplet.derive.targets.numpy import load
 
-ENTRIES = {name: distance for name, distance in DISTANCES.items() if name != "linf"}  # which is a maximum
 # each distance and each loss, raw and normalized
-PAIRS = [(norm, "softmax-mse", normalize) for norm in ENTRIES for normalize in (False, True)]
+PAIRS = [(norm, "softmax-mse", normalize) for norm in DISTANCES for normalize in (False, True)]
 PAIRS += [("l2", loss, False) for loss in LOSSES if loss != "softmax-mse"]
 HALF = Distance("half-l2", "half the distance", "sqrt(sum((x - y)**2)) / 2", "made up")
 LOGARITHM = Distance("logarithm", "it grows slowly", "log(2 + sum((x - y)**2))", "made up")
@@ -146,6 +145,14 @@ def test_the_maps_are_linear_in_the_weights() -> None:
             assert sp.expand(value.xreplace(twice) - 2 * value) == 0
 
 
+def test_products_of_maxima_add_up_the_rates_of_the_largest_beside_counting_them() -> None:
+    first, second = hessian_product(lowered("linf")).kernel.stages
+    assert [r.name for r in first.reductions] == ["max_pos", "max_neg"]
+    rates = ["scaled_rate_max_neg", "scaled_rate_max_pos"]
+    assert [r.name for r in second.reductions] == ["count_pos", "count_neg", *rates]
+    assert [m.value for m in hessian_product(lowered("linf", "hinge")).kernel.maps] == [0, 0, 0]
+
+
 def test_the_rate_of_a_masked_ratio_is_0_where_it_is_masked() -> None:
     a, b = sp.symbols("a b", real=True)
     for variable in (a, b):
@@ -159,14 +166,17 @@ def test_the_rate_of_a_masked_ratio_is_0_where_it_is_masked() -> None:
 
 
 @pytest.mark.parametrize(
-    "old, new",
+    ("norm", "old", "new"),
     [
-        ("turn_pos", lambda value: -value),
-        ("rate_pos", lambda value: 2 * value),
-        ("inverse_neg", lambda value: value**2),
+        ("l2", "turn_pos", lambda value: -value),
+        ("l2", "rate_pos", lambda value: 2 * value),
+        ("l2", "inverse_neg", lambda value: value**2),
+        ("linf", "rate_pos", lambda value: -value),
+        ("linf", "rate_pos", lambda value: value * named(value, "count_pos")),  # seen at ties only
+        ("linf", "turn_neg", lambda value: value * named(value, "count_neg")),
     ],
 )
-def test_a_wrong_program_is_not_made(old: str, new: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_program_is_not_made(norm: str, old: str, new: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     right = module._without_dead_code
 
     def planted(program: Any) -> Any:
@@ -179,8 +189,13 @@ def test_a_wrong_program_is_not_made(old: str, new: Any, monkeypatch: pytest.Mon
         return replace(found, kernel=replace(found.kernel, stages=stages))
 
     monkeypatch.setattr(module, "_without_dead_code", planted)
-    with pytest.raises(StepError, match="triplet_softmax_mse_l2 is not the rate"):
-        module.hessian_product.__wrapped__(lowered())
+    with pytest.raises(StepError, match=f"triplet_softmax_mse_{norm} is not the rate"):
+        module.hessian_product.__wrapped__(lowered(norm))
+
+
+def named(expr: sp.Expr, name: str) -> sp.Symbol:
+    (symbol,) = (symbol for symbol in expr.free_symbols if symbol.name == name)
+    return symbol
 
 
 def test_no_parameter_can_have_the_name_of_what_a_product_computes() -> None:
@@ -190,16 +205,6 @@ def test_no_parameter_can_have_the_name_of_what_a_product_computes() -> None:
         named = [*of.components, *of.reductions, *of.scalars, *of.maps]
         names = {*(one.name for one in named), *map(str, program.scales.values()), *DIRECTION, "v_pos", "v_neg"}
         assert not {name for name in names if not is_reserved(name)}
-
-
-def test_there_are_no_products_of_what_depends_on_a_maximum() -> None:
-    kernel = lowered()
-    (stage,) = kernel.stages
-    largest = Reduction(stage.reductions[0].symbol, stage.reductions[0].term, kind="max")
-    other = replace(kernel, stages=(replace(stage, reductions=(largest, *stage.reductions[1:])),))
-    assert product_of(other) is None
-    with pytest.raises(DefinitionError, match="depends on a maximum"):
-        hessian_product(other)
 
 
 # ---------------------------------------------------------------- the NumPy function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -24,6 +25,7 @@ from derive_triplet.derive.reductions import Maximum, share, term_of
 from derive_triplet.derive.rescale import rescale
 from derive_triplet.derive.symbols import i, j, k, n, parameter, x, y
 from derive_triplet.derive.targets.numpy import load
+from derive_triplet.derive.verify.products import product as curvature
 from derive_triplet.derive.verify.reference import reference
 from derive_triplet.derive.verify.regimes import TIES, Regime, has_ties, regimes
 
@@ -76,7 +78,10 @@ def test_a_distance_may_be_a_formula_of_several_maxima_and_sums() -> None:
     mixed = Distance("mixed", "", "max(abs(x - y)) + max((x - y)**2)/2 + sum((x - y)**2)/4", "made up")
     steps = [step for lemma in derive_distance(mixed).gradients.values() for step in lemma.steps]
     assert {step.rule for step in steps} >= {"Danskin's theorem", "Kronecker delta"}
-    report = verify(product(Objective(mixed, LOSSES["softmax-nll"]), "numpy"))
+    first, second = lowered(of := Objective(mixed, LOSSES["softmax-nll"])).stages
+    assert [r.name[:3] for r in first.reductions] == ["max", "max", "sum"] * 2
+    assert {r.name[:5] for r in second.reductions} == {"count"}
+    report = verify(product(of, "numpy"))
     assert not [c for c in report.checks if not c.passed and c.regime.startswith(("ordinary", "ties"))]
 
 
@@ -116,6 +121,21 @@ def test_all_that_are_the_largest_have_an_equal_share(row: Any) -> None:
             assert are_close(exact[name].value, gradient, 1e-40)
             assert are_close(found[name], gradient, 1e-40)
             assert are_close(map(float, rounded_[0]), gradient, 1e-15)
+
+
+@pytest.mark.parametrize("row", TIED)
+def test_all_that_are_the_largest_move_it_equally(row: Any) -> None:
+    """The Hessian of log(1 + exp(delta)) is s q g g^T, where g is the gradient of delta: that of no kink adds to it."""
+    first, *others = ([mpmath.mpf(c) for c in embedding] for embedding in row)
+    (d_pos, x_pull, pull), (d_neg, x_push, push) = (closed_distance("linf", first, other) for other in others)
+    slope = [*(a - b for a, b in zip(x_pull, x_push, strict=True)), *pull, *(-c for c in push)]
+    direction = np.random.default_rng(5).uniform(-1, 1, size=(3, len(first)))
+    rate = mpmath.fsum(a * b for a, b in zip(slope, direction.ravel(), strict=True))
+    bend = 1 / (1 + mpmath.exp(d_pos - d_neg)) / (1 + mpmath.exp(d_neg - d_pos))
+    found = load(product(NLL, "numpy")).hvp(*(np.array([e]) for e in row), *direction[:, None])
+    exact = curvature(NLL, row, direction, {"temperature": 1.0}).of
+    for computed in (np.ravel(found), [c for name in ("x", "x_pos", "x_neg") for c in exact[name].value]):
+        assert are_close(map(mpmath.mpf, computed), [bend * rate * c for c in slope], 1e-15)
 
 
 @pytest.mark.needs("torch")
@@ -211,8 +231,8 @@ def test_unit_vectors_are_rounded_where_passes_compare_them() -> None:
     assert "rounded" not in lowered(replace(NORMALIZED, distance=DISTANCES["l1"])).functions
     text = product(NORMALIZED, "cuda").text(".cuh")
     assert "__fmul_rn(a, b)" in text
-    assert text.count("= rounded_product(row.inverse_x, scaled_x);") == 3  # wherever a unit vector is made
-    assert "row.inverse_x * " not in text.replace("row.inverse_x * (", "")
+    assert text.count("= rounded_product(row.inverse_x, scaled_x);") == 7  # wherever a unit vector is made
+    assert set(re.findall(r"row\.inverse_x \* (\w+)", text)) == {"sums"}  # sums.stretch_x
     assert "rounded_product" not in product(HINGE, "cuda").text(".cuh")
 
 

@@ -18,6 +18,7 @@ from derive_triplet.derive.functions import (
     log1p,
     logaddexp,
     positive_part,
+    select,
     sigmoid,
     softplus,
     step,
@@ -31,7 +32,7 @@ T, P, Q = sp.symbols("t p q", positive=True)
 BY_NAME = {rule.name: rule for rule in RULES}
 SOFTMAX, COMPLEMENT, LOG, POSITIVE = "softmax is a sigmoid", "complement", "log of a sigmoid", "positive part"
 SUM, SHARE, PLUS, LESS = ("log of a sum of exponentials", "log of a share", "log of one plus", "exponential less one")
-FRACTION, ABSOLUTE = "one fraction", "absolute value"
+FRACTION, ABSOLUTE, WITHIN = "one fraction", "absolute value", "sum within a selection"
 
 
 def softmax(over: sp.Expr, other: sp.Expr, power: int = 1) -> sp.Expr:
@@ -57,6 +58,9 @@ REWRITTEN = [
     (SOFTMAX, 1 / (1 + sp.exp(A)), sigmoid(-A)),
     (SOFTMAX, sp.exp(A) / (1 + sp.exp(A)), sigmoid(A)),
     (SOFTMAX, C / (1 + sp.exp(A - B)) ** 2, C * sigmoid(B - A) ** 2),
+    (WITHIN, select(A - B, B, A) - B, select(A - B, 0, A - B)),
+    (WITHIN, P + select(A, 1, 0) - 1, P + select(A, 0, -1)),
+    (WITHIN, T * select(A, B + C, P) - T * P + Q, select(A, T * (B + C) - T * P, 0) + Q),
     (COMPLEMENT, 1 - tanh(A), 2 * sigmoid(-2 * A)),
     (COMPLEMENT, 1 + tanh(A), 2 * sigmoid(2 * A)),
     (COMPLEMENT, tanh(A) - 1, -2 * sigmoid(-2 * A)),
@@ -108,6 +112,9 @@ LEFT_ALONE = [
     (FRACTION, 1 / P - 1 / Q),
     (FRACTION, P - Q),
     (ABSOLUTE, A),
+    (WITHIN, select(A - B, B, A) + 1),
+    (WITHIN, select(A, B, C) - A),
+    (WITHIN, select(A, 2, 5) + 1),
 ]
 
 

@@ -104,21 +104,19 @@ class CTarget(Target):
     executable = True
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
-        from ..hvp import product_of
+        from ..hvp import hessian_product
         from ..rescale import rescale
 
-        product = product_of(kernel)
         types = [
             {
                 "of": (of := C_TYPES[dtype]),
                 "loss": _program(rescale(kernel), of, "", EMBEDDINGS, settings.values(kernel.objective)),
-                "product": product and _program(product, of, "product_", (*EMBEDDINGS, *DIRECTION)),
+                "product": _program(hessian_product(kernel), of, "product_", (*EMBEDDINGS, *DIRECTION)),
             }
             for dtype in settings.dtypes
         ]
         return {
             "types": types,
-            "product": product is not None,
             "functions": _functions(types),
             "least": LEAST,
         }

@@ -81,12 +81,12 @@ def row_slots(kernel: RowKernel) -> dict[str, Any]:
     return {**_slots(rescale(kernel)), "least": LEAST}
 
 
-def product_slots(kernel: RowKernel) -> dict[str, Any] | None:
-    """The slots of `product.jinja`, the same for the Hessian-vector product; none where there is no product."""
-    from ..hvp import product_of
+def product_slots(kernel: RowKernel) -> dict[str, Any]:
+    """The slots of `product.jinja`, the same for the Hessian-vector product."""
+    from ..hvp import hessian_product
 
-    product = product_of(kernel)
-    return {**_slots(product), "functions": product.kernel.functions} if product else None
+    product = hessian_product(kernel)
+    return {**_slots(product), "functions": product.kernel.functions}
 
 
 def _slots(rescaled: Rescaled) -> dict[str, Any]:

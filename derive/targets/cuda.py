@@ -26,12 +26,12 @@ class CudaTarget(Target):
     executable = True
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
-        from ..hvp import product_of
+        from ..hvp import hessian_product
 
         return {
             **row_slots(kernel),
             "product": product_slots(kernel),
-            "has_powers": kernel.has_powers or bool((product := product_of(kernel)) and product.kernel.has_powers),
+            "has_powers": kernel.has_powers or hessian_product(kernel).kernel.has_powers,
             "fits_twice": _fits_twice(kernel),
             "types": [FLOAT_TYPES[dtype] for dtype in settings.dtypes],
             "warp": WARP,

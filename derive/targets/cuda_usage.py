@@ -47,14 +47,11 @@ class CudaUsageTarget(Target):
         return super().generate(derivation, kernel, replace(settings, engine=found))
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
-        from ..hvp import product_of
-
         header = CudaTarget().generate(derivation, kernel, replace(settings, engine="")).files[0]
-        has_products = product_of(kernel) is not None
         return {
             "compiler": settings.engine,
             "limits": list(_WARPS.items()),
-            "table": _table(_registers(header, derivation.objective.stem, settings.dtypes, has_products)),
+            "table": _table(_registers(header, derivation.objective.stem, settings.dtypes)),
         }
 
     def verify(self, product: Product, thorough: bool = False) -> Report:
@@ -64,12 +61,12 @@ class CudaUsageTarget(Target):
         return Report(self.name, f"compiled ({product.settings.engine or 'not at all'})")
 
 
-def _registers(header: GeneratedFile, stem: str, dtypes: Sequence[str], products: bool) -> dict[str, dict[str, int]]:
+def _registers(header: GeneratedFile, stem: str, dtypes: Sequence[str]) -> dict[str, dict[str, int]]:
     """For each kernel its registers by architecture. Raises `DeriveTripletError` for one that spills."""
     from ..verify import nvrtc
 
-    names = {qualified(stem, kernel): kernel for kernel in kernels(dtypes, products)}
-    by_type = [[qualified(stem, kernel) for kernel in kernels([dtype], products)] for dtype in dtypes]
+    names = {qualified(stem, kernel): kernel for kernel in kernels(dtypes)}
+    by_type = [[qualified(stem, kernel) for kernel in kernels([dtype])] for dtype in dtypes]
     found: dict[str, dict[str, int]] = {kernel: {} for kernel in names.values()}
     with ThreadPoolExecutor() as pool:
         each = [(architecture, some) for architecture in _WARPS for some in by_type]

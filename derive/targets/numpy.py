@@ -118,13 +118,13 @@ class NumpyTarget(Target):
     executable = True
 
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
-        from ..hvp import product_of
+        from ..hvp import hessian_product
         from ..rescale import rescale
         from .numpy_rows import bracketed, slots_of
 
-        embeddings, second = ("x", "x_pos", "x_neg"), product_of(kernel)
+        embeddings = ("x", "x_pos", "x_neg")
         own = slots_of(rescale(kernel), embeddings, "g")
-        product = second and slots_of(second, (*embeddings, *(f"d{name}" for name in embeddings)), "h")
+        product = slots_of(hessian_product(kernel), (*embeddings, *(f"d{name}" for name in embeddings)), "h")
         return {
             **own,
             "product": product,
@@ -137,7 +137,6 @@ class NumpyTarget(Target):
     def verify(self, product: Product, thorough: bool = False) -> Report:
         import numpy as np
 
-        from ..hvp import product_of
         from ..rescale import rescale
         from ..verify.checks import DIMS, run_checks
         from ..verify.curvature import run_product_checks
@@ -148,11 +147,9 @@ class NumpyTarget(Target):
         module, of, dtypes = load(product), product.objective, product.settings.dtypes
         values, invariant = product.settings.values(of), product.derivation.translation_invariant
         full_range, dims = rescale(product.kernel).full_range, DIMS if thorough else ()
-        run = runner(module)
+        run, products = runner(module), product_runner(module)
         checks = run_checks(of, run, dtypes, values, invariant, dims=dims, full_range=full_range)
-        products = product_runner(module) if product_of(product.kernel) else None
-        if products:
-            checks += run_product_checks(of, products, dtypes, values, invariant, dims=dims, full_range=full_range)
+        checks += run_product_checks(of, products, dtypes, values, invariant, dims=dims, full_range=full_range)
         for dtype in dtypes:
             checks += mixing_checks(of, run, dtype, values, full_range, products)
         weighted = [weighting_checks(run, dtype, values, ("none", *REDUCTIONS)) for dtype in dtypes]

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UsageError
-from ..hvp import product_of
 from ..rescale import rescale
 from ..targets.base import Product
 from ..targets.c import C_TYPES
@@ -150,9 +149,7 @@ def _executed(product: Product, library: Library, thorough: bool) -> Iterator[Ch
     invariant, full_range = product.derivation.translation_invariant, rescale(product.kernel).full_range
     dims = DIMS if thorough else ()
     yield from run_checks(of, library, dtypes, values, invariant, dims=dims, full_range=full_range)
-    if product_of(product.kernel):
-        run = library.products
-        yield from run_product_checks(of, run, dtypes, values, invariant, dims=dims, full_range=full_range)
+    yield from run_product_checks(of, library.products, dtypes, values, invariant, dims=dims, full_range=full_range)
     for dtype in dtypes:
         yield from weighting_checks(library, dtype, values)
         batch = _batch(dtype, 6, 25)
@@ -216,7 +213,6 @@ def driven(build: Build, name: str, layer: str, options: Sequence[str] = ()) -> 
             "SUFFIX": of.suffix,
             "PARAMETERS": "".join(f", {value}" for value in values),
             "WRONG_PARAMETERS": " ".join(f"WRONG({', '.join(each)})" for each in wrong),
-            "HAS_HVP": str(int(product_of(product.kernel) is not None)),
         }
         program = f"{name}_{of.suffix}"
         complaint = ""

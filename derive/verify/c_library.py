@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..hvp import product_of
 from ..targets.base import Product
 from ..targets.c import C_TYPES
 from .checks import EMBEDDINGS
@@ -32,7 +31,6 @@ class Library:
     def __init__(self, path: Path, product: Product) -> None:
         self.functions, self.stem = ctypes.CDLL(str(path)), product.objective.stem
         self.names = [parameter.name for parameter in product.objective.parameters]
-        self.has_products = product_of(product.kernel) is not None
 
     def __call__(
         self,
@@ -69,12 +67,10 @@ class Library:
     def everything(
         self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array, offset: int = 0
     ) -> list[Array]:
-        """What forward_backward, and hvp if there is one, make of a batch that is so many numbers off a line."""
+        """What forward_backward and hvp make of a batch that is so many numbers off a line."""
         outputs = self._outputs(batch[0], 1)
         found = self.call("forward_backward", batch, parameters, outputs, upstream, 0.5, offset)
-        if self.has_products:
-            found += self.call("hvp", [*batch, *batch[::-1]], parameters, outputs[1:], upstream, 0.5, offset)
-        return found
+        return found + self.call("hvp", [*batch, *batch[::-1]], parameters, outputs[1:], upstream, 0.5, offset)
 
     def use_threads(self, count: int) -> None:
         """How many threads share the rows, in a library with OpenMP."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 from ..forked import each
-from ..hvp import product_of
 from ..launches import qualified
 from ..targets.base import GeneratedFile, Product
 from . import gpu, nvcc, nvrtc
@@ -118,8 +117,7 @@ def _by_nvrtc(pool: Executor, product: Product, architectures: Iterable[str], th
     header = _header(product)
     # one compilation per float type: two threads then share the work of an architecture
     dtypes, stem = product.settings.dtypes, product.objective.stem
-    has = product_of(product.kernel) is not None
-    names = {d: [qualified(stem, k) for k in kernels_to_execute(d, depth(d, dtypes, thorough), has)] for d in dtypes}
+    names = {d: [qualified(stem, k) for k in kernels_to_execute(d, depth(d, dtypes, thorough))] for d in dtypes}
     parts = [(architecture, dtype, names[dtype]) for architecture in architectures for dtype in product.settings.dtypes]
 
     def compiled(architecture: str, names: list[str]) -> nvrtc.Compiled | str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..formats import FORMATS
-from ..highprecision import distance_between, loss_value
+from ..highprecision import distances_of, loss_value
 from . import ahead
 from .checks import BOUND, EMBEDDINGS, is_worse, ulps
 from .products import Product, product
@@ -21,12 +21,14 @@ from .regimes import (
     FAR_SCALES,
     ON_THE_KINK,
     SCALES,
+    TIES,
     Array,
     Regime,
     depends_on_zeros,
     is_judged,
     other_parameters,
     parameters_on_the_kinks,
+    takes_maxima,
 )
 from .report import Check
 
@@ -131,8 +133,6 @@ def product_cases(
         regime = Regime(case.regime, x, x_pos, x_neg, case.parameters)
         if not is_judged(objective, regime, 0, dtype) or _is_a_matter_of_form(objective, case):
             continue
-        if objective.loss.source and objective.of_units and _coincides(case):
-            continue  # slopes of one's own may vanish there, and second differences leave more of unit vectors than 0
         yield case
         # where zeros count, as with an epsilon in each difference, the reference would need a Hessian of all components
         if first and not depends_on_zeros(objective):
@@ -140,24 +140,20 @@ def product_cases(
         first = False
 
 
-def _coincides(case: Case) -> bool:
-    """Whether the anchor is another of the embeddings."""
-    x, *others = case.embeddings
-    return any(np.array_equal(x, other) for other in others)
-
-
 def _is_a_matter_of_form(objective: Objective, case: Case) -> bool:
     """Whether a loss is flat, but not constant, in a distance that is 0.
 
     Then it may have second derivatives where the distance has none, if that cancels: d^2 has, and d*d, masked, has not.
     """
-    x, *others = ([mpmath.mpf(float(c)) for c in row] for row in case.embeddings)
-    distances = [distance_between(objective, x, other, case.parameters) for other in others]
+    rows = [[mpmath.mpf(float(c)) for c in row] for row in case.embeddings]
     with mpmath.workdps(80):
-        h = mpmath.mpf(10) ** -30
+        distances, h = distances_of(objective, rows, case.parameters), mpmath.mpf(10) ** -30
         for at in (at for at, distance in enumerate(distances) if distance == 0):
             moved = [distance + h * (at == other) for other, distance in enumerate(distances)]
-            here, ahead = (loss_value(objective.loss, of[0], of[1], case.parameters) for of in (distances, moved))
+            here, ahead = (
+                loss_value(objective.loss, d_pos, d_neg, case.parameters, *others)
+                for d_pos, d_neg, *others in (distances, moved)
+            )
             if 0 < abs(ahead - here) < h * mpmath.mpf(10) ** -15:
                 return True
     return False
@@ -195,6 +191,9 @@ def _all_cases(objective: Objective, dtype: str, parameters: Mapping[str, float]
         if power.domain == "at least 1":  # where there is no second derivative, and next to that
             for exponent in (1.0, 1.5, 2.0):
                 yield case("one component equal", x, np.append(x[:1], other[1:]), -x, **{power.name: exponent})
+    if takes_maxima(objective):
+        for tied, tied_pos, tied_neg in zip(*map(np.array, TIES), strict=True):
+            yield case("ties of components", tied, tied_pos, tied_neg)
     yield case("near-collapsed", x, x + normal(1e-3), x + normal(1e-3))
     # where rounding of the distances does not bend the loss
     if 1024 * FORMATS[FORMATS[dtype].computed_in].eps < _sharpest(parameters):
@@ -287,7 +286,7 @@ def _against_reference(objective: Objective, found: Sequence[_Found], dtype: str
     worst = dict.fromkeys((one.case.regime for one in found), (0.0, ""))
     for one in found:
         case, exact = one.case, _cached_product(objective, one.case)
-        floor = _magnification(exact, case)
+        floor = _magnification(exact)
         for name, part in zip(EMBEDDINGS, one.products, strict=True):
             for error in ulps(part, exact.of[name], dtype, floor):
                 if is_worse(error, worst[case.regime][0]):
@@ -297,9 +296,9 @@ def _against_reference(objective: Objective, found: Sequence[_Found], dtype: str
         yield Check(_NAME, regime, dtype, error, BOUND, detail=detail)
 
 
-def _magnification(exact: Product, case: Case) -> float:
-    """By how much a product magnifies what derivatives of the loss lose below the normal range."""
-    return float(min(max(exact.magnified, 1) / _sharpest(case.parameters) ** 2, 1e305))
+def _magnification(exact: Product) -> float:
+    """By how much a product magnifies what parts of the loss lose below the normal range."""
+    return float(min(max(exact.magnified, 1), 1e305))
 
 
 def _sharpest(parameters: Mapping[str, float]) -> float:
@@ -341,7 +340,7 @@ def _linear(objective: Objective, found: Sequence[_Found], twice: Sequence[_Foun
     """H(2 v) is 2 H v, to the last bit, where nothing is below the normal range."""
     differing = 0
     for one, two in zip(found, twice, strict=True):
-        least = FORMATS[dtype].tiny * _magnification(_cached_product(objective, one.case), one.case)
+        least = FORMATS[dtype].tiny * _magnification(_cached_product(objective, one.case))
         for a, b in zip(one.products, two.products, strict=True):
             differing += int(np.count_nonzero(~((2 * a == b) | (np.abs(b) <= least))))
     return Check(f"{_NAME}: linear in v", "bit for bit", dtype, differing, 0, unit="numbers")

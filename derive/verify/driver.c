@@ -1,7 +1,7 @@
 // Calls every function of a generated layer with batches of odd sizes, in memory of exactly their size, for
 // AddressSanitizer and UndefinedBehaviorSanitizer to watch; and with wrong arguments, which must be refused;
 // and asks for every status in words.
-// Macros: STEM, HEADER, REAL, SUFFIX, HAS_HVP, PARAMETERS, and WRONG_PARAMETERS, a WRONG(...) for each such list.
+// Macros: STEM, HEADER, REAL, SUFFIX, PARAMETERS, and WRONG_PARAMETERS, a WRONG(...) for each such list.
 #include HEADER
 
 #include <math.h>
@@ -59,10 +59,8 @@ static void run(size_t rows, size_t dim, size_t offset)
                                       dim PARAMETERS), "forward_backward");
         expect(CALL(reduce)(at[10], upstream, 1, &total, rows), "reduce");
         expect(CALL(active)(at[10], upstream, at[11], rows), "active");
-#if HAS_HVP
         expect(CALL(hvp)(at[0], at[1], at[2], at[6], at[7], at[8], upstream, 1, at[3], at[4], at[5], rows,
                          dim PARAMETERS), "hvp");
-#endif
     }
     for (int i = 0; i < ARRAYS; ++i) free(held[i]);
 }

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from ..hvp import product_of
 from ..launches import Start, product_start
 from ..rescale import rescale
 from ..targets.base import Product
@@ -23,15 +22,12 @@ _ROWS = 3
 
 def prepare_products(product: Product, dtype: str, depth: Depth) -> None:
     """Compute the reference that `execute_products` will need."""
-    if product_of(product.kernel):
-        parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
-        remember_products(product.objective, dtype, parameters, product_lengths(depth), full_range)
+    parameters, full_range = product.settings.values(product.objective), rescale(product.kernel).full_range
+    remember_products(product.objective, dtype, parameters, product_lengths(depth), full_range)
 
 
 def execute_products(product: Product, runner: KernelRunner, depth: Depth) -> list[Check]:
-    """Everything that is asked of products, of the kernels of one float type; nothing where there are no products."""
-    if not product_of(product.kernel):
-        return []
+    """Everything that is asked of products, of the kernels of one float type."""
     parameters = product.settings.values(product.objective)
 
     def run(
@@ -58,7 +54,7 @@ def execute_products(product: Product, runner: KernelRunner, depth: Depth) -> li
 
 def launch_checks(product: Product, runner: KernelRunner, depth: Depth) -> list[Check]:
     """That products take upstream gradients, and batches of any size; nothing of short rows."""
-    if depth is Depth.SHORT or not product_of(product.kernel):
+    if depth is Depth.SHORT:
         return []
     parameters = product.settings.values(product.objective)
     checks = (("upstream gradient", _upstream), ("last of 2^28 rows", _far))

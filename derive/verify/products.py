@@ -17,8 +17,19 @@ from typing import Any
 import mpmath
 
 from ..catalogue import PAIRS, Objective
-from ..highprecision import distance_between, smooth_piece, unit, value_on_units
-from .reference import Exact, Slopes, component_scales, digits_of, distance_gradients, loss_slopes, power_of, step_of
+from ..highprecision import distance_of, distance_of_units, resolved, smooth_distance, smooth_piece, unit
+from .reference import (
+    Exact,
+    Slopes,
+    component_scales,
+    digits_of,
+    digits_of_power,
+    distance_gradients,
+    loss_slopes,
+    power_of,
+    steepened,
+    step_of,
+)
 
 _STEP = mpmath.mpf(10) ** -15  # differences of the second order err by about its square
 _SMOOTH = mpmath.mpf(10) ** -6
@@ -30,7 +41,11 @@ _Function = Callable[[Vector], Any]
 
 @dataclass(frozen=True)
 class Product:
-    """The product of the Hessian of one row by embedding name, and by how much it magnifies what slopes lose."""
+    """The product of the Hessian of one row by embedding name, and by how much it magnifies what a loss loses.
+
+    That is what parts of the loss lose below the normal range, as exp(z) does, of which slopes are multiples by that of
+    z, and second derivatives by its square.
+    """
 
     of: Mapping[str, Exact]
     magnified: Any
@@ -57,19 +72,19 @@ def product(
     n = len(vectors["x"])
     slopes, moved = _slopes(objective, parameters, sides)
     with mpmath.workdps(50):
-        swings = _Swings(slopes, moved)
+        swings, steep = _Swings(slopes, moved), _steepness(slopes[0])
         values, scales, magnified = ([[mpmath.mpf(0)] * (2 * n) for _ in sides] for _ in range(3))
         for a, side in enumerate(sides):
             for i in range(2 * n):
                 values[a][i] = slopes[0].first[a] * side.bent[i]
                 scales[a][i] = swings.first[a] * side.bent_scale[i]
-                magnified[a][i] = side.bent_scale[i]
+                magnified[a][i] = steep[a] * side.bent_scale[i]
                 for b, other in enumerate(sides):
                     curvature = slopes[0].second[a][b]
                     values[a][i] += curvature * side.gradient.value[i] * other.rate[0]
                     size, error = side.of_gradient(i, other)
                     scales[a][i] += swings.second[a][b] * size + abs(curvature) * error
-                    magnified[a][i] += size + error
+                    magnified[a][i] += steep[a] * steep[b] * (size + error)
 
         def total(name: str, of_sides: Sequence[Vector]) -> list[Any]:
             halves = zip(pairs, of_sides, strict=True)
@@ -101,6 +116,14 @@ class _Swings:
             ]
             for a in each
         ]
+
+
+def _steepness(slopes: Slopes) -> list[Any]:
+    """For each distance by how much a slope changes as it moves, over the slope, if that is more than 1."""
+    return [
+        max(1, *(abs(second / first) for second in row)) if first else mpmath.mpf(1)
+        for first, row in zip(slopes.first, slopes.second, strict=True)
+    ]
 
 
 def _slopes(
@@ -145,15 +168,12 @@ class _Side:
 
 
 def _side(objective: Objective, parameters: Mapping[str, float], a: Vector, b: Vector, v: Vector) -> _Side:
-    n = len(a)
-
-    def distance(z: Vector) -> Any:
-        return distance_between(objective, z[:n], z[n:], parameters)
-
+    distance = _of_both(smooth_distance(distance_of(objective, parameters), a, b), len(a))
     toward = distance_gradients(objective, parameters, a, b)
-    hessian = _hessian(distance, [*a, *b])
+    power = power_of(objective, parameters)
+    hessian = _hessian(distance, [*a, *b], power)
     with mpmath.workdps(80):
-        value = distance([*a, *b])
+        value = resolved(partial(distance, [*a, *b]))
     with mpmath.workdps(50):
         gradient = [*toward.gradients[0].value, *toward.gradients[1].value]
         more = [*toward.gradients[0].scale, *toward.gradients[1].scale]
@@ -163,7 +183,7 @@ def _side(objective: Objective, parameters: Mapping[str, float], a: Vector, b: V
         if objective.of_units:
             bent_scale = _bent_scale_on_units(objective, parameters, a, b, v)
         else:
-            bent_scale = _bent_scale(hessian, gradient, value, v, power_of(objective, parameters))
+            bent_scale = _bent_scale(hessian, gradient, value, v, power)
         return _Side(value, toward.moved, Exact(gradient, more), rate, bent, bent_scale)
 
 
@@ -171,11 +191,11 @@ def _dot(a: Iterable[Any], b: Iterable[Any]) -> Any:
     return mpmath.fsum(x * y for x, y in zip(a, b, strict=True))
 
 
-def _hessian(function: _Function, z: Vector) -> list[list[Any]]:
+def _hessian(function: _Function, z: Vector, power: float) -> list[list[Any]]:
     """By differences; 0 in components where there is no second derivative."""
     h = _STEP * min(_sizes(z))
     size = len(z)
-    with mpmath.workdps(_precision(z, h)):
+    with mpmath.workdps(_precision(z, h, power)):
         here = function(z)
 
         def at(*moves: tuple[int, Any]) -> Any:
@@ -199,9 +219,10 @@ def _hessian(function: _Function, z: Vector) -> list[list[Any]]:
         return hessian
 
 
-def _precision(z: Vector, h: Any) -> int:
+def _precision(z: Vector, h: Any, power: float) -> int:
     """Digits that hold a second difference with the step h."""
-    return 2 * digits_of(max(*_sizes(z), mpmath.mpf(1)), h) - 40
+    n = len(z) // 2
+    return 2 * digits_of(max(*_sizes(z), mpmath.mpf(1)), h) - 40 + digits_of_power(power, z[:n], z[n:])
 
 
 def _sizes(z: Vector) -> list[Any]:
@@ -218,11 +239,10 @@ def _bent_scale(hessian: Sequence[Vector], gradient: Vector, distance: Any, v: V
 
         (p - 1) r^(p - 2) v / d  and  (p - 1) d' (sum of d' v) / d.
 
-    A unit in r, half for each of difference and quotient, becomes |p - 2| of them in the first one, and p - 1 in each
-    d' of the second: as for gradients, a quarter of that is added to the scale, four units of which are allowed.
+    Errors in r are `steepened` by p - 2 in the first one, and by p - 1 in each d' of the second.
     """
     sizes, bends = [abs(c) for c in v], mpmath.mpf(power) - 1 or 1
-    of_own, of_both = (abs(bends - 1) / 4, bends / 2) if power > 1 else (0, 0)
+    of_own, of_both = (steepened(power - 2), 2 * steepened(power - 1)) if power > 1 else (0, 0)
     over = bends / distance if distance and any(map(any, hessian)) else mpmath.mpf(0)
     along = over * _dot(map(abs, gradient), sizes)
     scales: list[Any] = []
@@ -247,17 +267,15 @@ def _bent_scale_on_units(
         turned += [(c - e * along) / norm for c, e in zip(w, u, strict=True)]
         turned_scale += [(abs(c) + abs(e) * most) / norm for c, e in zip(w, u, strict=True)]
         stretched.append(most / norm)
-
-    def distance(z: Vector) -> Any:
-        return value_on_units(objective.distance, z[:n], z[n:], parameters)
-
+    between = smooth_distance(distance_of_units(objective, parameters), units[:n], units[n:])
+    distance = _of_both(between, n)
     with mpmath.workdps(80):
-        value = distance(units)
-    inner, scales = component_scales(partial(_between, distance), units[:n], units[n:], together=a == b)
+        value = resolved(partial(distance, units))
     power = power_of(objective, parameters)
-    gradient, scale = [*inner[0], *inner[1]], [(1 + (power - 1) / 4) * s for s in chain(*scales)]
-    bent = _bent_scale(_hessian(distance, units), gradient, value, turned_scale, power)
-    bent = [one + more for one, more in zip(bent, _sensitivity(distance, units, turned, a == b), strict=True)]
+    inner, scales = component_scales(between, units[:n], units[n:], power, together=a == b)
+    gradient, scale = [*inner[0], *inner[1]], [(1 + steepened(power - 1)) * s for s in chain(*scales)]
+    bent = _bent_scale(_hessian(distance, units, power), gradient, value, turned_scale, power)
+    bent = [one + more for one, more in zip(bent, _sensitivity(distance, units, turned, power, a == b), strict=True)]
     result = []
     for at, (norm, stretch) in enumerate(zip(norms, stretched, strict=True)):
         own = slice(n * at, n * (at + 1))
@@ -268,35 +286,36 @@ def _bent_scale_on_units(
     return result
 
 
-def _between(function: _Function, a: Vector, b: Vector) -> Any:
-    return function([*a, *b])
+def _of_both(distance: Callable[[Vector, Vector], Any], n: int) -> _Function:
+    """A distance as a function of the components of both its arguments, of so many each."""
+    return lambda z: distance(z[:n], z[n:])
 
 
-def _sensitivity(function: _Function, z: Vector, direction: Vector, together: bool) -> list[Any]:
+def _sensitivity(function: _Function, z: Vector, direction: Vector, power: float, together: bool) -> list[Any]:
     """What relative errors in the components make of the rates of a gradient, whatever their signs are.
 
     together: both arguments have the same errors.
     """
     n = len(z) // 2
-    here = _rates(function, z, direction)
+    here = _rates(function, z, direction, power)
     found = [mpmath.mpf(0)] * len(z)
     for k in range(n if together else 2 * n):
         if not z[k]:
             continue
         moved = [c + _SHIFT * abs(z[k]) * (j == k or (together and j == n + k)) for j, c in enumerate(z)]
-        for i, (late, early) in enumerate(zip(_rates(function, moved, direction), here, strict=True)):
+        for i, (late, early) in enumerate(zip(_rates(function, moved, direction, power), here, strict=True)):
             found[i] += abs(late - early) / _SHIFT
     return found
 
 
-def _rates(function: _Function, z: Vector, direction: Vector) -> list[Any]:
+def _rates(function: _Function, z: Vector, direction: Vector, power: float) -> list[Any]:
     """The rates of the components of a gradient; 0 where there is a kink."""
     longest = max(map(abs, direction))
     if not longest or not function(z):
         return [mpmath.mpf(0)] * len(z)
     h = _STEP * min(_sizes(z))
     along = [c * h / longest for c in direction]
-    with mpmath.workdps(_precision(z, h)):
+    with mpmath.workdps(_precision(z, h, power)):
 
         def second(of: Sequence[tuple[int, Any]], sign: int) -> Any:
             moved = [c + sign * d for c, d in zip(z, along, strict=True)]

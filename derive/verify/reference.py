@@ -21,18 +21,18 @@ import mpmath
 
 from ..catalogue import PAIRS, Objective
 from ..highprecision import (
-    Largest,
     distance_of,
+    distance_of_units,
     distances_of,
     smooth_distance,
     smooth_piece,
     unit,
-    value_on_units,
 )
 
 _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
 _SMALL = mpmath.mpf(10) ** -40
+_FLAT = mpmath.mpf(10) ** -20  # a derivative above it is not the doing of the step
 _KINK = mpmath.mpf(10) ** -6  # one-sided differences of a smooth function agree to about the step
 
 
@@ -215,21 +215,17 @@ def distance_gradients(
 
     Differences of embeddings can be computed without rounding; unit vectors cannot, nor can products. So a distance of
     anything but differences is judged against what it makes of relative errors in the components. Where components
-    over the largest are raised to p - 1, a unit, half for each of difference and quotient, becomes p - 1 of them: a
-    quarter of that is added to the scale, four units of which are allowed.
+    over the largest are raised to p - 1, `steepened` is added to the scale.
     """
     values = _values_toward(objective, parameters, a, b, copies)
-    steeper = (mpmath.mpf(power_of(objective, parameters)) - 1) / 4
+    steeper = steepened(power_of(objective, parameters) - 1)
     if not objective.of_units:
         first, second = ([steeper * abs(component) for component in value] for value in values)
         return Toward((Exact(values[0], first), Exact(values[1], second)), mpmath.mpf(0))
     with mpmath.workdps(80):
         units = unit(a), unit(b)
-
-    def of_units(first: Sequence[Any], second: Sequence[Any], largest: Largest = max) -> Any:
-        return value_on_units(objective.distance, first, second, parameters, largest=largest)
-
-    inner, scales = component_scales(smooth_distance(of_units, *units), *units, together=a == b)
+    distance = smooth_distance(distance_of_units(objective, parameters), *units)
+    inner, scales = component_scales(distance, *units, power_of(objective, parameters), together=a == b)
     with mpmath.workdps(50):
         moved = mpmath.fsum(abs(g * u) for g, u in zip(chain(*inner), chain(*units), strict=True))
         raw = []
@@ -245,7 +241,8 @@ def _values_toward(
 ) -> tuple[list[Any], list[Any]]:
     """The gradients of the distance in its two arguments; those in a zero vector that is its own unit vector are 0."""
     distance = smooth_distance(distance_of(objective, parameters, copies), a, b, copies)
-    first, second = _differences(distance, a, b, _between_directions(a, b) if objective.of_units else [])
+    also = _between_directions(a, b) if objective.of_units else []
+    first, second = _differences(distance, a, b, power_of(objective, parameters), also)
     with mpmath.workdps(80):
         for gradient in (first, second):
             gradient[-1:] = [gradient[-1] / copies] if copies > 1 else gradient[-1:]  # all of them have moved
@@ -253,6 +250,15 @@ def _values_toward(
         zero = [mpmath.mpf(0)] * len(a)
         return first if any(a) else zero, second if any(b) else zero
     return first, second
+
+
+def steepened(exponent: float) -> Any:
+    """What is added to the scale, of which four units are allowed, where components over the largest have an exponent.
+
+    They are off by up to a unit and a half, half for each of their difference, the largest one, and the quotient; a
+    power makes as many times that of it as its exponent says.
+    """
+    return mpmath.mpf(3) / 8 * abs(exponent)
 
 
 def power_of(objective: Objective, parameters: Mapping[str, float]) -> float:
@@ -264,13 +270,14 @@ def power_of(objective: Objective, parameters: Mapping[str, float]) -> float:
 
 
 def component_scales(
-    distance: _Distance, a: Sequence[Any], b: Sequence[Any], together: bool
+    distance: _Distance, a: Sequence[Any], b: Sequence[Any], power: float, together: bool
 ) -> tuple[tuple[list[Any], list[Any]], tuple[list[Any], list[Any]]]:
     """The gradients, and the sizes of their components with what relative errors of all components make of them.
 
+    power: to which differences of components are raised at most.
     together: whatever rounding does to the one argument it does to the other.
     """
-    here = _differences(distance, a, b)
+    here = _differences(distance, a, b, power)
     scales = [abs(g) for g in here[0]], [abs(g) for g in here[1]]
     shift = mpmath.ldexp(1, -40)
     for moving in [(a, b)] if together else [(a,), (b,)]:
@@ -278,7 +285,7 @@ def component_scales(
             if not (amount := shift * abs(moving[0][k])):
                 continue
             x, y = (_shifted(of, k, amount) if any(of is one for one in moving) else of for of in (a, b))
-            for scale, after, before in zip(scales, _differences(distance, x, y), here, strict=True):
+            for scale, after, before in zip(scales, _differences(distance, x, y, power), here, strict=True):
                 for at, (late, early) in enumerate(zip(after, before, strict=True)):
                     scale[at] += abs(late - early) / shift
     return here, scales
@@ -300,7 +307,7 @@ def _between_directions(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
 
 
 def _differences(
-    distance: _Distance, a: Sequence[Any], b: Sequence[Any], also: Sequence[Any] = ()
+    distance: _Distance, a: Sequence[Any], b: Sequence[Any], power: float, also: Sequence[Any] = ()
 ) -> tuple[list[Any], list[Any]]:
     """The gradients of the distance in its first and in its second argument, by central differences.
 
@@ -310,7 +317,7 @@ def _differences(
     sizes = [*apart, *also] or [mpmath.mpf(1)]
     h = _STEP * min(sizes)
     # twice the digits of the step: a distance that is smooth at 0 changes by its square
-    with mpmath.workdps(2 * digits_of(max(*sizes, mpmath.mpf(1)), h) - 40):
+    with mpmath.workdps(2 * digits_of(max(*sizes, mpmath.mpf(1)), h) - 40 + digits_of_power(power, a, b)):
         here = distance(a, b)
 
         first = [
@@ -332,7 +339,25 @@ class Slopes:
 
 
 def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any, bent: bool = True) -> Slopes:
-    """Those of a smooth piece of the loss; at more digits it may be another one. bent: with second derivatives."""
+    """Those of a smooth piece of the loss; at more digits it may be another one. bent: with second derivatives.
+
+    Where a distance is 0 a loss such as d^3 has derivatives that are 0, and differences as large as the square of the
+    step: those grow by more than themselves with twice the step.
+    """
+    found = _slopes_by(piece, distances, h, bent)
+    if all(distances) or not any(0 < abs(one) < _FLAT for one in chain(found.first, *found.second)):
+        return found
+    wider = _slopes_by(piece, distances, 2 * h, bent)
+
+    def settled(values: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+        return [a if abs(b - a) <= abs(a) else mpmath.mpf(0) for a, b in zip(values, others, strict=True)]
+
+    second = [settled(*rows) for rows in zip(found.second, wider.second, strict=True)]
+    return Slopes(found.value, settled(found.first, wider.first), second)
+
+
+def _slopes_by(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any, bent: bool) -> Slopes:
+    """The same by differences with a step."""
     digits = 20 + 2 * digits_of(max(*distances, mpmath.mpf(1)), h)
     each = range(len(distances))
     for extra in (0, _SATURATED):
@@ -373,6 +398,17 @@ def _is_kink(ahead: Any, here: Any, behind: Any) -> bool:
 
 def _shifted(vector: Sequence[Any], k: int, amount: Any) -> list[Any]:
     return [value + amount if index == k else value for index, value in enumerate(vector)]
+
+
+def digits_of_power(power: float, a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Digits that show the smallest of the differences of components beside the largest, both raised to a power.
+
+    As for a slope, what is beyond the range of a type need not be seen.
+    """
+    apart = [abs(x - y) for x, y in zip(a, b, strict=True) if x != y]
+    if power == 1 or not apart:
+        return 0
+    return min(_SATURATED, math.ceil((power - 1) * float(mpmath.log10(max(apart) / min(apart)))))
 
 
 def digits_of(size: Any, h: Any) -> int:

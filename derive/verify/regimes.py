@@ -94,7 +94,7 @@ def regimes(
 
 def unjudged(objective: Objective, dtypes: Sequence[str], parameters: Mapping[str, float]) -> tuple[str, ...]:
     """The regimes that have rows which are left out, each with the float type."""
-    if not (_is_own(objective) or _takes_maxima(objective)):
+    if not (_is_own(objective) or takes_maxima(objective)):
         return ()
     return tuple(
         f"{regime.name} ({dtype})"
@@ -110,7 +110,11 @@ def _is_included(objective: Objective, regime: Regime, row: int, dtype: str) -> 
 
 
 def is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
-    """Whether rounding leaves a row on one side of every kink, or on it, and the loss can be judged there."""
+    """Whether rounding leaves a row on one side of every kink, or on it, with the same components as the largest, and
+    the loss can be judged there.
+    """
+    if not _is_largest_decided(objective, regime, row, dtype):
+        return False
     if _is_own(objective):
         return _is_judged(objective, regime, row, dtype)
     if regime.name == "on the kink" or not has_pieces(objective.loss):  # without distances, which take long
@@ -183,7 +187,7 @@ def has_ties(objective: Objective, regime: Regime) -> bool:
 
 def _maxima(objective: Objective, regime: Regime, row: int) -> Iterator[list[Any]]:
     """The terms of the maxima that the distances of a row take."""
-    if not _takes_maxima(objective):
+    if not takes_maxima(objective):
         return
     embeddings = zip(("x", "x_pos", "x_neg"), regime.embeddings, strict=True)
     rows = {name: [mpmath.mpf(float(c)) for c in embedding[row]] for name, embedding in embeddings}
@@ -192,7 +196,7 @@ def _maxima(objective: Objective, regime: Regime, row: int) -> Iterator[list[Any
 
 
 @cache
-def _takes_maxima(objective: Objective) -> bool:
+def takes_maxima(objective: Objective) -> bool:
     """Whether the distance is one of largest components, which several may be."""
     one, zero = mpmath.mpf(1), mpmath.mpf(0)
     return bool(maxima(distance_of(objective, {}), [one], [zero]))
@@ -228,7 +232,7 @@ def _regimes(
         yield regime("x_pos = 0", x, 0 * x, other)
         yield regime("x_neg = 0", x, other, 0 * x)
         yield regime("opposite", x, -x, -2 * x)
-    if _takes_maxima(objective):
+    if takes_maxima(objective):
         yield regime("ties of components", *map(np.array, TIES))
     for exponent, name in ((-1, "tiny"), (1, "huge")):
         scale = SCALES[dtype] ** exponent
@@ -250,7 +254,7 @@ def _regimes(
     if _is_on_one_side(objective.loss, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
     # whether many components that are alike, and not 0, add to a distance, while those that are 0 do not
-    adds_up = not (objective.of_units or _takes_maxima(objective) or depends_on_zeros(objective))
+    adds_up = not (objective.of_units or takes_maxima(objective) or depends_on_zeros(objective))
     if full_range and dtype in FAR_SCALES:
         far_ones = [regime(name, *(normal(1, 3, scale) for scale in scales)) for name, scales in _far(dtype)]
         if adds_up:
@@ -266,7 +270,7 @@ def _regimes(
         scattered = [np.full((3, dim), value, FORMATS[dtype].dtype) for value in (0.0, others, others / 2)]
         for embedding in scattered:
             embedding[:, columns] = normal(3, len(columns))
-        if _takes_maxima(objective):
+        if takes_maxima(objective):
             for embedding, tied in zip(scattered, TIES, strict=True):
                 embedding[0, columns] = tied[0]
         copies = dim - len(columns) if others or depends_on_zeros(objective) else 0

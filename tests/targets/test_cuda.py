@@ -18,7 +18,6 @@ import pytest
 from objectives import COVER
 
 from derive_triplet import LOSSES, Product, differentiate, generate, verify
-from derive_triplet.derive.hvp import product_of
 from derive_triplet.derive.launches import FLOAT_TYPES, kernels, qualified
 from derive_triplet.derive.rescale import rescale
 from derive_triplet.derive.verify import nvcc, nvrtc
@@ -41,7 +40,7 @@ def made(norm: str, loss: str, **options: Any) -> Product:
 
 
 def names_of(product: Product, dtypes: Sequence[str] = ()) -> list[str]:
-    there = kernels(dtypes or product.settings.dtypes, products=product_of(product.kernel) is not None)
+    there = kernels(dtypes or product.settings.dtypes)
     return [qualified(product.objective.stem, kernel) for kernel in there]
 
 

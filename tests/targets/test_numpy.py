@@ -216,7 +216,7 @@ def assert_the_same_in_all_blocks_and_threads(module: ModuleType, product: Produ
     triplet, direction = batch(61, 300, dtype), batch(61, 300, dtype, seed=2)
     module._BLOCKS = (1 << 30,)
     loss, gradients = module.value_and_grad(*triplet)
-    products = module.hvp(*triplet, *direction) if hasattr(module, "hvp") else ()
+    products = module.hvp(*triplet, *direction)
     for module._BLOCKS, threads in (((1,), 1), ((4096,), 2), ((4096, 8192), 3), ((1 << 14,), 1)):
         module._trials.clear()
         found, others = module.value_and_grad(*triplet, threads=threads)

@@ -24,16 +24,18 @@ from derive_triplet.derive.verify.products import product
 from derive_triplet.derive.verify.report import Check
 from derive_triplet.derive.verify.selection import Depth, kernels_to_execute
 
-ENTRIES = {name: distance for name, distance in DISTANCES.items() if name != "linf"}  # which is a maximum
+OWN = {
+    "squares": own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares"),
+    "nearest": own_loss("min(d_pos, d_neg) + d_pos*d_neg - d_neg", name="nearest"),
+}
 REGIMES = {
     *("ordinary", "other parameters", "near-collapsed", "nearly equal distances", "one component equal"),
     *("|delta| about 10", "short and long directions", "far scales"),
 }
-SQUARES = own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares")
 
 
 def made(norm: str, loss: str, normalize: bool = False, target: str = "numpy", **options: Any) -> Product:
-    of = Objective(DISTANCES[norm], LOSSES.get(loss, SQUARES), normalize=normalize)
+    of = Objective(DISTANCES[norm], {**LOSSES, **OWN}[loss], normalize=normalize)
     return generate(differentiate(of), target, **options)
 
 
@@ -58,9 +60,10 @@ def failing(checks: Any) -> set[str]:
 
 @pytest.mark.parametrize(
     ("norm", "loss", "normalize"),
-    [(norm, "softmax-nll", False) for norm in ENTRIES]
+    [(norm, "softmax-nll", False) for norm in DISTANCES]
     + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)]
-    + [("lp", "hinge", True)],
+    + [("lp", "hinge", True), ("linf", "softmax-nll", True)]
+    + [("l2", "nearest", False), ("cosine", "nearest", False)],
 )
 def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     of = made(norm, loss, normalize)
@@ -68,6 +71,13 @@ def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     assert not failing(checks), [check for check in checks if not check.passed]
     assert {check.regime for check in checks} >= REGIMES
     assert max(check.worst for check in checks if check.unit == "ulp") > 0.01
+
+
+@pytest.mark.parametrize("p", [1.0, 1.0001, 40.0, 100.0])
+def test_p_norms_of_any_exponent_pass(p: float) -> None:
+    of = made("lp", "softmax-mse", parameters={"p": p})
+    checks = checked(of.text(".py"), of)
+    assert not failing(checks), [check for check in checks if not check.passed]
 
 
 # ---------------------------------------------------------------- the reference
@@ -125,6 +135,7 @@ class Plant:
     seen_by: str = ""
 
 
+FIRST = "count_pos[:, None] * du * pick_pos * (np.cumsum(pick_pos != 0, axis=1) == 1)"
 PLANTS = [
     Plant("sign of one product flipped", r"np\.negative\(h_x_pos, out=h_x_pos\)", "pass"),
     Plant("sign of a rate flipped", r"rate_delta = rate_pos - rate_neg", "rate_delta = rate_neg - rate_pos"),
@@ -201,6 +212,20 @@ PLANTS = [
     Plant("no maximum", r"largest_pos = max_pos", "largest_pos = np.ones(len(x))", norm="lp"),
     Plant("sign of a power dropped", r" \* np\.sign\(u\)", "", norm="lp"),
     Plant("rate of a power dropped", r"dpower_pos \* unit_x \+ ", "", norm="lp", normalize=True),
+    Plant("a rate not over the count", r"(scaled_rate_max_pos) / count_pos", r"\1", norm="linf"),
+    Plant("a turn not over the count", r"(turn_neg = rate_slope) / count_neg", r"\1", norm="linf"),
+    Plant("the other count", r"(scaled_rate_max_pos) / count_pos", r"\1 / count_neg", norm="linf"),
+    Plant("rates of all components", r"_sum\(du \* pick_pos\)", "_sum(du * np.sign(u))", norm="linf"),
+    Plant("magnitudes of the rates", r"_sum\(dv \* pick_neg\)", "_sum(np.abs(dv * pick_neg))", norm="linf"),
+    Plant("one of several moves it", r"_sum\(du \* pick_pos\)", f"_sum({FIRST})", norm="linf"),
+    Plant(
+        "rate of a unit vector that is the largest dropped",
+        r"_sum\(dunit_x \* pick_pos\)",
+        "0.0",
+        norm="linf",
+        loss="hinge",
+        normalize=True,
+    ),
     Plant("sign of a component at 0", r"np\.sign\(u\)", "np.where(u >= 0, 1.0, -1.0)", norm="l1", loss="softmax-nll"),
 ]
 

@@ -8,16 +8,17 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import mpmath
 import pytest
 from objectives import COVER, EVERY, closed_distance
 
-from derive_triplet import DISTANCES, LOSSES, objective
-from derive_triplet.derive.highprecision import objective_value
+from derive_triplet import DISTANCES, LOSSES, Loss, objective, own_loss
+from derive_triplet.derive.highprecision import loss_value, objective_value
 from derive_triplet.derive.verify import reference as reference_module
-from derive_triplet.derive.verify.reference import Reference, reference, values
+from derive_triplet.derive.verify.reference import Reference, loss_slopes, reference, values
 
 OBJECTIVES = list(COVER)
 PARAMETERS = {"temperature": 0.75, "margin": 0.25, "epsilon": 0.0625, "p": 2.5}
@@ -188,6 +189,30 @@ def test_extreme_scales_have_the_closed_forms(norm: str, loss: str, exponent: in
     parameters = own(norm, loss, temperature=size, margin=size, epsilon=size)
     found = assert_closed_form(norm, loss, triplet, parameters)
     assert any(found.gradients["x_pos"].value)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.0001, 40.0, 100.0])
+def test_powers_of_any_exponent_have_the_closed_forms(p: float) -> None:
+    """The gradient of the smallest difference beside the largest is 1e-3 to the power of p - 1."""
+    triplet = ([0.1, -0.7, 0.3], [0.101, 0.3, -0.6], [-0.3, 0.5, 0.3001])
+    found = assert_closed_form("lp", "softmax-nll", triplet, own("lp", "softmax-nll", p=p))
+    assert p == 1 or all(map(all, (g.value for g in found.gradients.values())))
+
+
+def test_derivatives_of_a_loss_that_vanish_are_exactly_0() -> None:
+    loss = own_loss("d_pos**3 - d_neg**4 + d_pos*d_neg", name="flat")
+    zero = mpmath.mpf(0)
+    found = loss_slopes(lambda: partial(loss_value_of, loss), [zero, zero], mpmath.mpf(10) ** -30)
+    assert found.first == [0, 0]
+    assert found.second == [[0, 1], [1, 0]]
+    saturated = own_loss("log(1 + exp(d_pos - 90*(d_neg + 1)))", name="saturated")
+    (slope, _) = loss_slopes(lambda: partial(loss_value_of, saturated), [zero, zero], mpmath.mpf(10) ** -32).first
+    with mpmath.workdps(60):
+        assert_close(slope, 1 / (1 + mpmath.exp(90)))
+
+
+def loss_value_of(loss: Loss, d_pos: Any, d_neg: Any) -> Any:
+    return loss_value(loss, d_pos, d_neg, {})
 
 
 @pytest.mark.parametrize("delta", [-1000, -700, -360, -300, -100, -40, 40, 89, 100, 300, 700, 1000])
