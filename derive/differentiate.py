@@ -104,7 +104,12 @@ def differentiate(objective: Objective) -> Derivation:
     distance, loss = derive_distance(objective.distance), derive_loss(objective.loss)
     parameters = tuple(symbols.parameter(p) for p in objective.parameters)
     distances = symbols.distances_of(objective)
-    setting = Setting(tuple(symbols.EMBEDDINGS), parameters, {**distances, **loss.abbreviations})
+    setting = Setting(
+        tuple(symbols.EMBEDDINGS),
+        parameters,
+        {**distances, **loss.abbreviations},
+        least=symbols.least(objective.parameters),
+    )
     terms = {name: _gradient_terms(name, distance, loss) for name in symbols.EMBEDDINGS}
     gradients = {name: _gradient(name, terms[name], distance, loss, setting) for name in symbols.EMBEDDINGS}
     normalization = through_units(objective, loss, gradients, parameters) if objective.of_units else None

@@ -21,6 +21,7 @@ from .evaluate import Point
 from .forward import DIRECTION, differentiated
 from .functions import attains
 from .kernel import INPUTS, Assignment, RowKernel, Stage, agree, run
+from .normalization import dimensions_of
 from .rescale import Rescaled, rescale
 from .steps import DIGITS, Setting
 
@@ -86,16 +87,17 @@ def _check(program: Rescaled, kernel: RowKernel) -> None:
 
     Where components are counted, they are at points where several are the largest, too.
     """
-    constants = {symbols.parameter(p): p for p in kernel.parameters}
-    setting = Setting((*INPUTS, *DIRECTION), (*constants, *program.scales.values()))
+    setting = Setting(
+        (*INPUTS, *DIRECTION),
+        (*map(symbols.parameter, kernel.parameters), *program.scales.values()),
+        dimensions=dimensions_of(kernel.objective),
+        least=symbols.least(kernel.parameters),
+    )
     with mpmath.workdps(DIGITS + 20 + _STEP_DIGITS):
         h = mpmath.mpf(10) ** -_STEP_DIGITS
         drawn = setting.points()
         ties = [_tied(point) for point in drawn if point.dimension == 2] if attains.__name__ in kernel.functions else []
         for point in (*drawn, *ties):
-            for symbol, parameter in constants.items():  # numbers drawn are at most 1 in size
-                if not parameter.holds(point.scalars[symbol]):
-                    point = point.bind(symbol, 1 + abs(point.scalars[symbol]))
             _, found = run(program.kernel, point, {**INPUTS, **DIRECTION})
             ahead, behind = (run(kernel, _moved(point, sign * h))[1] for sign in (1, -1))
             wanted = [(a - b) / (2 * h) for a, b in zip(chain(*ahead.values()), chain(*behind.values()), strict=True)]

@@ -7,7 +7,7 @@ form and differentiated in d_pos and d_neg. Neither knows of the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import sympy as sp
@@ -76,7 +76,8 @@ class LossDerivation:
 def derive_distance(distance: Distance) -> DistanceDerivation:
     """The gradients of one distance in its first and second argument."""
     value = symbols.distance_of(distance, symbols.x, symbols.y)
-    setting = Setting(("x", "y"), tuple(symbols.parameter(p) for p in distance.parameters), {d: value})
+    parameters = tuple(symbols.parameter(p) for p in distance.parameters)
+    setting = Setting(("x", "y"), parameters, {d: value}, least=symbols.least(distance.parameters))
     weights = symbols.derivatives_in_sums(value)
     first, first_terms = _distance_gradient(value, weights, symbols.x, setting)
     second, second_terms = _distance_gradient(value, weights, symbols.y, setting)
@@ -216,7 +217,8 @@ def derive_loss(loss: Loss) -> LossDerivation:
     definition, introduced = symbols.loss_of(loss)
     distances = tuple(symbols.pairs_of(loss))
     scalars = (*distances, *(symbols.parameter(p) for p in loss.parameters))
-    chain = Chain("stable form of the loss", definition, Setting((), scalars, introduced))
+    setting = Setting((), scalars, least=symbols.least(loss.parameters))
+    chain = Chain("stable form of the loss", definition, replace(setting, abbreviations=introduced))
     chain.then("write out", chain.setting.spell_out(definition), "insert what the names stand for")
     while True:
         before = chain.reached
@@ -226,9 +228,9 @@ def derive_loss(loss: Loss) -> LossDerivation:
             break
     stable = chain.reached
     abbreviations = _abbreviations(stable, distances)
-    chain.setting = Setting((), scalars)
+    chain.setting = setting
     chain.then("abbreviate", abbreviated(stable, abbreviations), "name the nodes", also=abbreviations)
-    slopes = {v: _slope(stable, v, Setting((), scalars, abbreviations)) for v in distances}
+    slopes = {v: _slope(stable, v, chain.setting) for v in distances}
     return LossDerivation(loss, definition, introduced, abbreviations, chain.qed(), slopes)
 
 

@@ -7,14 +7,14 @@ the vector that it is made from, and what that makes of the gradients.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
 from . import symbols
 from .catalogue import Objective
 from .lemmas import LossDerivation
-from .steps import Chain, Lemma, Setting, Step
+from .steps import DIMENSIONS, Chain, Lemma, Setting, Step
 from .symbols import AT_UNITS, EMBEDDINGS, NORMS, UNITS, d_pos, i, j, k, l, n
 
 
@@ -56,7 +56,9 @@ def through_units(
         **loss.abbreviations,
         **{AT_UNITS[e][k]: at_units(lemma.result) for e, lemma in gradients.items()},
     }
-    setting = Setting(tuple(EMBEDDINGS), parameters, abbreviations, dimensions=(2, 3))  # of 1, unit vectors coincide
+    setting = Setting(
+        tuple(EMBEDDINGS), parameters, abbreviations, dimensions_of(objective), symbols.least(objective.parameters)
+    )
     unit = _unit(setting)
     found = {e: _gradient(e, loss, setting) for e in EMBEDDINGS}
     reason = "moving an embedding along itself does not change its unit vector"
@@ -90,7 +92,8 @@ def stated_at_units(lemma: Lemma, setting: Setting) -> Lemma:
 def setting_at_units(setting: Setting) -> Setting:
     """The setting of lemmas that are stated at unit vectors, which hold for any vectors of these names."""
     vectors = tuple(UNITS[e].label.name for e in setting.vectors)
-    return Setting(vectors, setting.scalars, {s: at_units(meaning) for s, meaning in setting.abbreviations.items()})
+    stated = {symbol: at_units(meaning) for symbol, meaning in setting.abbreviations.items()}
+    return replace(setting, vectors=vectors, abbreviations=stated)
 
 
 def _unit(setting: Setting) -> Lemma:
@@ -116,6 +119,11 @@ def _of_directions(objective: Objective, setting: Setting) -> Lemma:
 def _jacobian(e: str, component: sp.Symbol) -> sp.Expr:
     """The derivative of one component of the unit vector in the k-th of the embedding."""
     return projection(e, k, component) / NORMS[e]
+
+
+def dimensions_of(objective: Objective) -> tuple[int, ...]:
+    """In which a loss is examined: unit vectors of a single component coincide, or are opposite."""
+    return DIMENSIONS[1:] if objective.of_units else DIMENSIONS
 
 
 def projection(e: str, row: sp.Symbol, column: sp.Symbol) -> sp.Expr:

@@ -19,6 +19,7 @@ from . import symbols
 from .errors import StepError
 from .functions import attains, masked_ratio, product, quotient
 from .kernel import X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X, agree, run
+from .normalization import dimensions_of
 from .steps import DIGITS, Setting
 
 
@@ -248,7 +249,12 @@ def _homogeneous(expr: sp.Expr, among: Iterable[sp.Symbol]) -> sp.Expr:
 
 def _check(rescaled: Rescaled, kernel: RowKernel) -> None:
     constants = (symbols.parameter(p) for p in kernel.parameters)
-    setting = Setting(tuple(symbols.EMBEDDINGS), (*constants, *rescaled.scales.values()))
+    setting = Setting(
+        tuple(symbols.EMBEDDINGS),
+        (*constants, *rescaled.scales.values()),
+        dimensions=dimensions_of(kernel.objective),
+        least=symbols.least(kernel.parameters),
+    )
     with mpmath.workdps(DIGITS + 20):
         for point in setting.points():
             (loss, gradients), (wanted, expected) = run(rescaled.kernel, point), run(kernel, point)

@@ -66,7 +66,8 @@ def _roles(loss: LossDerivation, name: str) -> dict[sp.Symbol, str]:
 def _distance_curvature(derivation: DistanceDerivation, first: str, second: str) -> Lemma:
     arguments = {"x": symbols.x, "y": symbols.y}
     parameters = tuple(symbols.parameter(p) for p in derivation.distance.parameters)
-    setting = Setting(("x", "y"), (*parameters,), {d: derivation.value})
+    least = symbols.least(derivation.distance.parameters)
+    setting = Setting(("x", "y"), parameters, {d: derivation.value}, least=least)
     gradient = derivation.gradients[first].result
     variable = arguments[second]
     chain = Chain(f"second derivative of d in {first} and {second}", sp.Derivative(gradient, variable[l]), setting)

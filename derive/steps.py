@@ -34,12 +34,14 @@ class Setting:
     scalars: symbols that take any value their assumptions allow.
     abbreviations: symbols that stand for an expression, and components u[k] of vectors, u[k, l] of matrices, that do.
     dimensions: the lengths of the vectors, where not any will do.
+    least: of scalars, where that is more than 0.
     """
 
     vectors: tuple[str, ...] = ()
     scalars: tuple[sp.Symbol, ...] = ()
     abbreviations: Mapping[sp.Expr, sp.Expr] = field(default_factory=dict)
     dimensions: tuple[int, ...] = DIMENSIONS
+    least: Mapping[sp.Symbol, int] = field(default_factory=dict)
     _points: dict[tuple[int, int], tuple[Point, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -61,7 +63,9 @@ class Setting:
             return mpmath.mpf(source.randrange(1, 10**DIGITS)) / 10**DIGITS
 
         def scaled(value: mpmath.mpf, symbol: sp.Symbol | None = None) -> mpmath.mpf:
-            return value if symbol is not None and symbol.is_nonnegative else 3 * value - mpmath.mpf(3) / 2
+            if symbol is not None and symbol.is_nonnegative:
+                return value + self.least.get(symbol, 0)
+            return 3 * value - mpmath.mpf(3) / 2
 
         for dimension in self.dimensions:
             drawn = {symbol: fraction() for symbol in self.scalars}

@@ -6,7 +6,7 @@ calculus is not used, because it is silently wrong for these expressions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -48,6 +48,11 @@ def parameter(p: Parameter) -> sp.Symbol:
     """The symbol of a parameter, with its domain as an assumption."""
     known = {"real": {}, "nonnegative": {"nonnegative": True}}.get(p.domain, {"positive": True})
     return sp.Symbol(p.name, real=True, **known)
+
+
+def least(parameters: Iterable[Parameter]) -> dict[sp.Symbol, int]:
+    """The least values of parameters, as far as their symbols' assumptions do not say it."""
+    return {parameter(p): 1 for p in parameters if p.domain == "at least 1"}
 
 
 def _reduce(kind: str, term: Callable[[Any], Any]) -> sp.Expr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shlex
@@ -524,3 +525,20 @@ def names_hash(text: str) -> str:
 def test_an_own_loss_is_a_definition_error_when_it_is_wrong() -> None:
     with pytest.raises(DefinitionError):
         own_loss("d_pos")
+
+
+@pytest.mark.parametrize(("norm", "expression"), [("l2", "d_pos/(d_pos + d_neg)"), ("lp", "d_pos*d_neg")])
+def test_losses_of_unit_vectors_may_have_poles_and_be_0_where_these_coincide(norm: str, expression: str) -> None:
+    """Of a single component unit vectors coincide or are opposite: then a distance is 0 but for rounding."""
+    derivation = differentiate(norm, own_loss(expression), normalize=True)
+    assert verify(generate(derivation, "numpy", dtypes=["float32"])).passed
+
+
+def test_a_gradient_through_coinciding_unit_vectors_that_is_wrong_is_seen() -> None:
+    derivation = differentiate("l2", own_loss("d_pos*d_neg"), normalize=True)
+    right = generate(derivation, "numpy", dtypes=["float32"])
+    (file,) = right.files
+    wrong = file.text.replace("loss = d_neg * d_pos", "loss = d_neg * d_pos + 1e-3 * (d_pos == 0)")
+    assert wrong != file.text
+    report = verify(dataclasses.replace(right, files=(dataclasses.replace(file, text=wrong),)))
+    assert {check.name for check in report.failures} >= {"loss"}

@@ -33,6 +33,7 @@ _STEP = mpmath.mpf(10) ** -30
 _SATURATED = 450  # digits that show a slope of 1e-324 beside a loss of order 1, or a loss of 1e-324 beside such terms
 _SMALL = mpmath.mpf(10) ** -40
 _FLAT = mpmath.mpf(10) ** -20  # a derivative above it is not the doing of the step
+_SHIFT = mpmath.ldexp(1, -40)
 _KINK = mpmath.mpf(10) ** -6  # one-sided differences of a smooth function agree to about the step
 
 
@@ -225,14 +226,26 @@ def distance_gradients(
     with mpmath.workdps(80):
         units = unit(a), unit(b)
     distance = smooth_distance(distance_of_units(objective, parameters), *units)
-    inner, scales = component_scales(distance, *units, power_of(objective, parameters), together=a == b)
+    _, scales = component_scales(distance, *units, power_of(objective, parameters), together=a == b)
+    moved = mpmath.mpf(0) if a == b else _movement(distance_of_units(objective, parameters), *units)
     with mpmath.workdps(50):
-        moved = mpmath.fsum(abs(g * u) for g, u in zip(chain(*inner), chain(*units), strict=True))
         raw = []
         for scale, of, value in zip(scales, units, (a, b), strict=True):
             along = mpmath.fsum(s * abs(u) for s, u in zip(scale, of, strict=True))
             raw.append([(1 + steeper) * (s + along * abs(u)) / _length(value) for s, u in zip(scale, of, strict=True)])
     return Toward((Exact(values[0], raw[0]), Exact(values[1], raw[1])), moved)
+
+
+def _movement(distance: _Distance, a: Sequence[Any], b: Sequence[Any]) -> Any:
+    """By how much a distance moves when the components of its arguments move by their own size, one by one.
+
+    Where both are equal, a distance with a kink moves as much as elsewhere.
+    """
+    with mpmath.workdps(80):
+        here = distance(a, b)
+        after = [distance(_shifted(a, k, _SHIFT * abs(c)), b) for k, c in enumerate(a)]
+        after += [distance(a, _shifted(b, k, _SHIFT * abs(c))) for k, c in enumerate(b)]
+        return mpmath.fsum(abs(there - here) for there in after) / _SHIFT
 
 
 @_for_all_losses
@@ -279,15 +292,14 @@ def component_scales(
     """
     here = _differences(distance, a, b, power)
     scales = [abs(g) for g in here[0]], [abs(g) for g in here[1]]
-    shift = mpmath.ldexp(1, -40)
     for moving in [(a, b)] if together else [(a,), (b,)]:
         for k in range(len(a)):
-            if not (amount := shift * abs(moving[0][k])):
+            if not (amount := _SHIFT * abs(moving[0][k])):
                 continue
             x, y = (_shifted(of, k, amount) if any(of is one for one in moving) else of for of in (a, b))
             for scale, after, before in zip(scales, _differences(distance, x, y, power), here, strict=True):
                 for at, (late, early) in enumerate(zip(after, before, strict=True)):
-                    scale[at] += abs(late - early) / shift
+                    scale[at] += abs(late - early) / _SHIFT
     return here, scales
 
 
