@@ -70,6 +70,18 @@ def _send(message: bytes, results: FileIO) -> None:
         rest = rest[results.write(rest) :]
 
 
+def apart(job: Callable[[], _Result]) -> _Result:
+    """What a job returns that may not survive. Raises `EOFError` if it does not, where there are forks."""
+    if not hasattr(os, "fork"):
+        return job()
+    process = Forked([job])
+    try:
+        found: _Result = process.result()
+        return found
+    finally:
+        process.end()
+
+
 def each(jobs: Sequence[Callable[[], _Result]]) -> list[_Result]:
     """What jobs return, in their order; all but the first by processes of their own, if there are processors for them.
 

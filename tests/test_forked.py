@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from derive_triplet.derive import forked
-from derive_triplet.derive.forked import Forked, each, processors
+from derive_triplet.derive.forked import Forked, apart, each, processors
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it forks on Linux only")
 
@@ -82,3 +82,9 @@ def test_beside_the_threads_of_a_library_there_is_one_processor(monkeypatch: pyt
     assert processors() == 2
     monkeypatch.setitem(sys.modules, library, sys)
     assert processors() == 1
+
+
+def test_what_ends_its_process_ends_another_one() -> None:
+    assert apart(os.getpid) != os.getpid()
+    with pytest.raises(EOFError):
+        apart(killed)
