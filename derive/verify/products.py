@@ -18,22 +18,11 @@ import mpmath
 
 from ..catalogue import PAIRS, Objective
 from ..highprecision import distance_of, distance_of_units, resolved, smooth_distance, smooth_piece, unit
-from .reference import (
-    Exact,
-    Slopes,
-    component_scales,
-    digits_of,
-    digits_of_power,
-    distance_gradients,
-    loss_slopes,
-    power_of,
-    steepened,
-    step_of,
-)
+from .differences import SHIFT, Slopes, component_scales, digits_of, digits_of_power, loss_slopes
+from .reference import Exact, distance_gradients, power_of, steepened, step_of
 
 _STEP = mpmath.mpf(10) ** -15  # differences of the second order err by about its square
 _SMOOTH = mpmath.mpf(10) ** -6
-_SHIFT = mpmath.ldexp(1, -40)
 
 Vector = Sequence[Any]
 _Function = Callable[[Vector], Any]
@@ -111,7 +100,7 @@ class _Swings:
         self.second = [
             [
                 abs(here.second[a][b])
-                + mpmath.fsum(abs(there.second[a][b] - here.second[a][b]) / _SHIFT for there in beside)
+                + mpmath.fsum(abs(there.second[a][b] - here.second[a][b]) / SHIFT for there in beside)
                 for b in each
             ]
             for a in each
@@ -138,7 +127,7 @@ def _slopes(
     with mpmath.workdps(80):
         around = [distances]
         for at, amount in enumerate(moved):
-            around.append([d + amount * _SHIFT * (at == which) for which, d in enumerate(distances)])
+            around.append([d + amount * SHIFT * (at == which) for which, d in enumerate(distances)])
     return [loss_slopes(piece, of, h) for of in around], moved
 
 
@@ -302,9 +291,9 @@ def _sensitivity(function: _Function, z: Vector, direction: Vector, power: float
     for k in range(n if together else 2 * n):
         if not z[k]:
             continue
-        moved = [c + _SHIFT * abs(z[k]) * (j == k or (together and j == n + k)) for j, c in enumerate(z)]
+        moved = [c + SHIFT * abs(z[k]) * (j == k or (together and j == n + k)) for j, c in enumerate(z)]
         for i, (late, early) in enumerate(zip(_rates(function, moved, direction, power), here, strict=True)):
-            found[i] += abs(late - early) / _SHIFT
+            found[i] += abs(late - early) / SHIFT
     return found
 
 

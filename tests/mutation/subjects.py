@@ -75,6 +75,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/verify/caffe/train.py": ("tests/verify/caffe/test_composed.py",),
     "derive/verify/checks.py": (_SURVIVORS, _CHECKS),
     "derive/verify/compiled.py": ("tests/verify/test_planted_errors.py",),
+    "derive/verify/differences.py": ("tests/verify/test_reference.py", _SURVIVORS),
     "derive/verify/executed_products.py": ("tests/verify/test_executed.py",),
     "derive/verify/naive.py": (
         f"{_ACCURACY}naive_formulas_are_right_at_ordinary_points",
