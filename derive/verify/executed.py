@@ -200,10 +200,12 @@ class KernelRunner:
         given = None if upstream is None else device.buffer("upstream", upstream.astype(loss.dtype))
         results = device.empty("results", (size,), loss.dtype)
         arguments = [device.buffer("losses", loss), given, *factor, results, len(loss)]
-        program = self.module.kernel(qualified(self.stem, reduction(self.scalar, kernel)))
-        device.launch(program, 1, REDUCTION_THREADS, arguments)
+        device.launch(self.kernel(reduction(self.scalar, kernel)), 1, REDUCTION_THREADS, arguments)
         held: Array = results.array()
         return held
+
+    def kernel(self, name: str) -> Any:
+        return self.module.kernel(qualified(self.stem, name))
 
     def layer(
         self, batch: Sequence[Array], parameters: Mapping[str, float], upstream: Array | None = None, first: int = 0
@@ -299,12 +301,9 @@ class Layer:
         """A number of the type that is computed in."""
         return self.losses.dtype.type(value)
 
-    def _kernel(self, name: str) -> Any:
-        return self.runner.module.kernel(qualified(self.runner.stem, name))
-
     def launch(self, start: Start, arguments: Sequence[Any], only: Sequence[int] | None = None) -> Any:
         """Start a kernel; only: the blocks of it that are executed."""
-        return self.device.launch(self._kernel(start.kernel), start.blocks, THREADS, arguments, blocks=only)
+        return self.device.launch(self.runner.kernel(start.kernel), start.blocks, THREADS, arguments, blocks=only)
 
 
 Run = Callable[..., object]

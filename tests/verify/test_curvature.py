@@ -69,7 +69,8 @@ def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     of = made(norm, loss, normalize)
     checks = checked(of.text(".py"), of)
     assert not failing(checks), [check for check in checks if not check.passed]
-    assert {check.regime for check in checks} >= REGIMES
+    unjudged = {"nearly equal distances"} if loss == "nearest" else set()  # the kink is where they are equal
+    assert {check.regime for check in checks} >= REGIMES - unjudged
     assert max(check.worst for check in checks if check.unit == "ulp") > 0.01
 
 

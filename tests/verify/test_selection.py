@@ -135,13 +135,13 @@ def test_lengths_are_at_both_sides_of_where_another_kernel_is_started(dtype: str
 @dtypes
 def test_what_is_compiled_is_executed(dtype: str, thorough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = set()
-    kernel: Callable[..., Any] = executed.Layer._kernel
+    kernel: Callable[..., Any] = executed.KernelRunner.kernel
 
     def noted(self: executed.Layer, name: str) -> Any:
         launched.add(name)
         return kernel(self, name)
 
-    monkeypatch.setattr(executed.Layer, "_kernel", noted)
+    monkeypatch.setattr(executed.KernelRunner, "kernel", noted)
     monkeypatch.setattr(nvrtc, "architectures", lambda: ("sm_75",))
     monkeypatch.setattr(nvcc, "find", lambda: None)
     report = verify(generate(differentiate("l2", "hinge"), "cuda", dtypes=[dtype]), thorough=thorough)
