@@ -137,7 +137,7 @@ def test_what_is_compiled_is_executed(dtype: str, thorough: bool, monkeypatch: p
     launched = set()
     kernel: Callable[..., Any] = executed.KernelRunner.kernel
 
-    def noted(self: executed.Layer, name: str) -> Any:
+    def noted(self: executed.KernelRunner, name: str) -> Any:
         launched.add(name)
         return kernel(self, name)
 
