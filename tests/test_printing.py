@@ -264,3 +264,8 @@ def test_derivations_are_printed_for_people() -> None:
 def test_what_a_printer_does_not_know_it_refuses(printer: type[InfixPrinter]) -> None:
     with pytest.raises(NotImplementedError, match=f"{printer.__name__} cannot print Integral"):
         printer()(1 + sp.Integral(A, A))
+
+
+def test_numbers_stand_before_names_and_these_before_sums() -> None:
+    assert TextPrinter()((A + B) * C * 2) == "2*c*(a + b)"
+    assert TextPrinter()(sp.Mul((A + B), C, 2, evaluate=False)) == "2*c*(a + b)"
