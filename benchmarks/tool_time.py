@@ -19,7 +19,7 @@ ABOUT = """\
 The command `derive-triplet` as a whole process, verification included where it is not turned off, beside a process that
 only imports. It is measured where the tool is installed, not editable: an installed package comes compiled. Of one
 combination, another process computes the reference of the verification while SymPy is imported and the loss is derived;
-of all combinations, each process takes an objective. So the ratios need processors that have little else to do."""
+of all combinations, each process takes a distance. So the ratios need processors that have little else to do."""
 
 _IMPORTS = "import sympy, numpy, jinja2, click"
 _TARGETS = ("numpy", "c", "cuda", "caffe", "prototxt", "latex")

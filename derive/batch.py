@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from . import api
@@ -109,7 +110,7 @@ def make_all(
 
 def _parts(requests: Sequence[Request], processes: int) -> list[list[int]]:
     """What one process takes: all requests of a distance, which is derived once; of an objective if there are few."""
-    for key in (_distance_of, _objective_of, id):
+    for key in (attrgetter("objective.metric"), attrgetter("objective"), id):
         parts: dict[Any, list[int]] = {}
         for at, request in enumerate(requests):
             parts.setdefault(key(request), []).append(at)
@@ -117,14 +118,6 @@ def _parts(requests: Sequence[Request], processes: int) -> list[list[int]]:
             break
     # proofs on unit vectors take longest, so that they begin
     return sorted(parts.values(), key=lambda part: not requests[part[0]].objective.of_units)
-
-
-def _distance_of(request: Request) -> Any:
-    return request.objective.metric
-
-
-def _objective_of(request: Request) -> Any:
-    return request.objective
 
 
 def _make_each(requests: Sequence[Request], verified: bool | None) -> tuple[list[Made], Exception | None]:

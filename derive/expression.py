@@ -246,8 +246,6 @@ class Definition:
             case ast.UnaryOp(operand=operand):
                 negated = self._meaning(operand)
                 return lambda scope: -negated(scope)
-            case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as exponent)):
-                return self._operation(node, operator.pow, self._meaning(left), lambda scope: exponent)
             case ast.BinOp(left=left, op=op, right=right):
                 return self._operation(node, _OPERATORS[type(op)], self._meaning(left), self._meaning(right))
             case ast.Call(func=ast.Name(id="where"), args=[ast.Compare() as condition, value, otherwise]):

@@ -15,15 +15,13 @@ from itertools import chain
 import mpmath
 import sympy as sp
 
-from . import symbols
 from .errors import StepError
 from .evaluate import Point
 from .forward import DIRECTION, differentiated
 from .functions import attains
 from .kernel import INPUTS, Assignment, RowKernel, Stage, agree, run
-from .normalization import dimensions_of
-from .rescale import Rescaled, rescale
-from .steps import DIGITS, Setting
+from .rescale import Rescaled, rescale, setting_of
+from .steps import DIGITS
 
 _STEP_DIGITS = 35  # central differences with this step err by about its square
 
@@ -87,12 +85,7 @@ def _check(program: Rescaled, kernel: RowKernel) -> None:
 
     Where components are counted, they are at points where several are the largest, too.
     """
-    setting = Setting(
-        (*INPUTS, *DIRECTION),
-        (*map(symbols.parameter, kernel.parameters), *program.scales.values()),
-        dimensions=dimensions_of(kernel.objective),
-        least=symbols.least(kernel.parameters),
-    )
+    setting = setting_of(program, (*INPUTS, *DIRECTION))
     with mpmath.workdps(DIGITS + 20 + _STEP_DIGITS):
         h = mpmath.mpf(10) ** -_STEP_DIGITS
         drawn = setting.points()

@@ -247,14 +247,19 @@ def _homogeneous(expr: sp.Expr, among: Iterable[sp.Symbol]) -> sp.Expr:
     return expr.replace(lambda e: isinstance(e, masked_ratio), rewritten)
 
 
-def _check(rescaled: Rescaled, kernel: RowKernel) -> None:
-    constants = (symbols.parameter(p) for p in kernel.parameters)
-    setting = Setting(
-        tuple(symbols.EMBEDDINGS),
-        (*constants, *rescaled.scales.values()),
+def setting_of(program: Rescaled, vectors: Iterable[str]) -> Setting:
+    """What a program is examined in: any rows of these vectors, any parameters, and any scales."""
+    kernel = program.kernel
+    return Setting(
+        tuple(vectors),
+        (*map(symbols.parameter, kernel.parameters), *program.scales.values()),
         dimensions=dimensions_of(kernel.objective),
         least=symbols.least(kernel.parameters),
     )
+
+
+def _check(rescaled: Rescaled, kernel: RowKernel) -> None:
+    setting = setting_of(rescaled, symbols.EMBEDDINGS)
     with mpmath.workdps(DIGITS + 20):
         for point in setting.points():
             (loss, gradients), (wanted, expected) = run(rescaled.kernel, point), run(kernel, point)

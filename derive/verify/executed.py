@@ -176,7 +176,8 @@ class KernelRunner:
         """Losses and gradients of batches, each with its number; those with the same factor are launched together."""
         alike: dict[tuple[float, bool], list[_Rows]] = {}
         for rows in batches:
-            alike.setdefault((rows[3], rows[2] is None), []).append(rows)
+            _, _, upstream, factor = rows
+            alike.setdefault((factor, upstream is None), []).append(rows)
         for (factor, without), members in alike.items():
             together = [np.concatenate(arrays) for arrays in zip(*(batch for _, batch, _, _ in members), strict=True)]
             upstream = None if without else np.concatenate([of for _, _, of, _ in members if of is not None])
