@@ -7,7 +7,6 @@ processors there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -86,7 +85,7 @@ def make_all(
             tell("")
             yield made
         return
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
     pool = ProcessPoolExecutor(workers, get_context("fork"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import FileIO
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
@@ -19,12 +20,18 @@ def processors() -> int:
 
     Beside the threads of JAX or PyTorch, which hold locks, a process cannot go on as two.
     """
-    alone = sys.platform != "linux" or _is_forked or multiprocessing.parent_process() or _THREADED & sys.modules.keys()
+    alone = sys.platform != "linux" or _is_forked or _is_worker() or _THREADED & sys.modules.keys()
     return 1 if alone else len(os.sched_getaffinity(0))
 
 
 _THREADED = {"jax", "torch"}
 _is_forked = False
+
+
+def _is_worker() -> bool:
+    """Whether `multiprocessing` has made this process; which it has imported then: it takes time."""
+    pool = sys.modules.get("multiprocessing.process")
+    return pool is not None and pool.parent_process() is not None
 
 
 class Forked:
@@ -59,15 +66,23 @@ def _carry_out(jobs: Iterable[Callable[[], Any]], writing: int) -> None:
     global _is_forked
     _is_forked = True
     # a pipe holds little: results are sent by a thread, for it may be long until they are asked for
-    with os.fdopen(writing, "wb", buffering=0) as results, ThreadPoolExecutor(1) as sender:
-        for job in jobs:
-            sender.submit(_send, pickle.dumps(job()), results)
+    waiting: SimpleQueue[bytes] = SimpleQueue()
+    with os.fdopen(writing, "wb", buffering=0) as results:
+        sender = Thread(target=_send, args=(waiting, results))
+        sender.start()
+        try:
+            for job in jobs:
+                waiting.put(pickle.dumps(job()))
+        finally:
+            waiting.put(b"")
+            sender.join()
 
 
-def _send(message: bytes, results: FileIO) -> None:
-    rest = memoryview(message)
-    while rest:
-        rest = rest[results.write(rest) :]
+def _send(waiting: SimpleQueue[bytes], results: FileIO) -> None:
+    with suppress(BrokenPipeError):  # nobody waits for them any more
+        while rest := memoryview(waiting.get()):
+            while rest:
+                rest = rest[results.write(rest) :]
 
 
 def apart(job: Callable[[], _Result]) -> _Result:

@@ -33,6 +33,11 @@ def test_results_come_in_order_however_long_they_are() -> None:
     process.end()
 
 
+def test_a_process_whose_results_nobody_reads_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    Forked([lambda: "x" * 1_000_000, int]).end()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.usefixtures("two_processors")
 def test_each_job_but_the_first_is_done_elsewhere() -> None:
     first, *others = each([os.getpid, os.getpid, os.getpid])

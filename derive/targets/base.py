@@ -336,5 +336,6 @@ def _environment(root: Traversable, delimiters: Mapping[str, str]) -> jinja2.Env
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        optimized=False,  # what a template says once need not be folded before
         **delimiters,  # type: ignore[arg-type]
     )

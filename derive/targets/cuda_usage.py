@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +62,8 @@ class CudaUsageTarget(Target):
 
 def _registers(header: GeneratedFile, stem: str, dtypes: Sequence[str]) -> dict[str, dict[str, int]]:
     """For each kernel its registers by architecture. Raises `DeriveTripletError` for one that spills."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from ..verify import nvrtc
 
     names = {qualified(stem, kernel): kernel for kernel in kernels(dtypes)}

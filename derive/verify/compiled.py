@@ -22,14 +22,14 @@ _MORE = "pip install 'derive-triplet[cuda]' brings the compiler NVRTC, which nee
 def verify_compiled(product: Product, thorough: bool) -> Report:
     """Compile a product's header with NVRTC, else its launchers with nvcc; `thorough` does both, for all architectures.
 
-    Quick verification takes the oldest architecture, and the kernels that differ most.
+    Quick verification takes the PTX of the oldest architecture, and the kernels that differ most.
     """
     checks: list[Check] = []
     levels: list[str] = []
     executed, device = False, gpu.find()
     if nvrtc.is_available():
         offered = [a for a in nvrtc.architectures() if int(a[3:]) <= _NEWEST]
-        chosen = offered if thorough else offered[:1]
+        chosen = offered if thorough else [nvrtc.virtual(offered[0])]
         with ThreadPoolExecutor() as pool:
             pending = _by_nvrtc(pool, product, chosen, thorough)
             _prepare(product, thorough)  # while the compiler is at work
@@ -92,7 +92,7 @@ def methods(product: Product) -> list[Method]:
         return [Method(product.target, "", lacks=_MORE)]
     from .executed import on_cpu, on_gpu
 
-    oldest, dtypes = nvrtc.architectures()[0], product.settings.dtypes
+    oldest, dtypes = nvrtc.virtual(nvrtc.architectures()[0]), product.settings.dtypes
     header, stem = _header(product), product.objective.stem
 
     def compiled(dtype: str) -> nvrtc.Compiled:
@@ -136,19 +136,14 @@ def _header(product: Product) -> GeneratedFile:
 def _compilation(architecture: str, dtype: str, names: Sequence[str], result: nvrtc.Compiled | str) -> list[Check]:
     if isinstance(result, str):
         return [Check.finding("compiles", architecture, dtype, result)]
-    missing = len(names) - len(result.usage)
-    spilled = {kernel.name: kernel.spilled_bytes for kernel in result.usage if kernel.spilled_bytes}
+    made = result.usage if result.has_machine_code else result.kernels
     warnings = "; ".join(result.warnings)
-    return [
-        Check("kernels compiled", architecture, dtype, missing, 0, unit="missing"),
+    checks = [
+        Check("kernels compiled", architecture, dtype, len(names) - len(made), 0, unit="missing"),
         Check("warnings", architecture, dtype, len(result.warnings), 0, unit="warnings", detail=warnings),
-        Check(
-            "spilled registers",
-            architecture,
-            dtype,
-            max(spilled.values(), default=0),
-            0,
-            unit="bytes",
-            detail=", ".join(spilled),
-        ),
     ]
+    if result.has_machine_code:
+        spilled = {kernel.name: kernel.spilled_bytes for kernel in result.usage if kernel.spilled_bytes}
+        most, named = max(spilled.values(), default=0), ", ".join(spilled)
+        checks.append(Check("spilled registers", architecture, dtype, most, 0, unit="bytes", detail=named))
+    return checks

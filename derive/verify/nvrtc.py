@@ -32,13 +32,25 @@ class KernelUsage:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The result of one compilation: PTX text, names of the kernels asked for, usage per kernel, and warnings."""
+    """The result of one compilation: PTX text, names of the kernels asked for, and warnings.
+
+    usage: per kernel, where there is machine code.
+    """
 
     architecture: str
     ptx: str
     names: dict[str, str]
     usage: tuple[KernelUsage, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def has_machine_code(self) -> bool:
+        return self.architecture.startswith("sm_")
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The mangled names of all kernels in the PTX."""
+        return tuple(re.findall(r"\.entry (\w+)", self.ptx))
 
 
 @cache
@@ -94,10 +106,15 @@ def architectures() -> tuple[str, ...]:
     return tuple(f"sm_{number}" for number in numbers)
 
 
-def compile_source(source: str, architecture: str, kernels: Sequence[str], file_name: str = "kernel.cu") -> Compiled:
-    """Compile CUDA C++ to PTX and machine code; safe to call from several threads.
+def virtual(architecture: str) -> str:
+    """What stands for the PTX of an architecture alone: 'compute_75' of 'sm_75'."""
+    return architecture.replace("sm_", "compute_")
 
-    architecture: 'sm_90' for machine code and its register usage.
+
+def compile_source(source: str, architecture: str, kernels: Sequence[str], file_name: str = "kernel.cu") -> Compiled:
+    """Compile CUDA C++ to PTX and, if asked for, machine code; safe to call from several threads.
+
+    architecture: 'sm_90' for machine code and its register usage, 'compute_90' for PTX alone, in half the time.
     kernels: C++ names of the kernels to instantiate, such as 'space::kernel<float, 4>'.
     Raises `NvrtcError` with the compiler's log if the source does not compile.
     """

@@ -20,7 +20,7 @@ from objectives import COVER
 from derive_triplet import LOSSES, Product, differentiate, generate, verify
 from derive_triplet.derive.launches import FLOAT_TYPES, kernels, qualified
 from derive_triplet.derive.rescale import rescale
-from derive_triplet.derive.verify import nvcc, nvrtc
+from derive_triplet.derive.verify import compiled, nvcc, nvrtc
 from derive_triplet.derive.verify.checks import Runner, run_checks
 
 OBJECTIVES = list(COVER)
@@ -81,9 +81,9 @@ def test_the_oldest_and_the_newest_architecture_compile_without_warnings_or_spil
         return names, nvrtc.compile_source(product.text(".cuh"), pair[0], names)
 
     with ThreadPoolExecutor() as pool:
-        for names, compiled in pool.map(compiled_for, pairs):
-            assert compiled.warnings == ()
-            assert {kernel.name: kernel.spilled_bytes for kernel in compiled.usage} == dict.fromkeys(names, 0)
+        for names, found in pool.map(compiled_for, pairs):
+            assert found.warnings == ()
+            assert {kernel.name: kernel.spilled_bytes for kernel in found.usage} == dict.fromkeys(names, 0)
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,25 @@ def test_the_defaults_of_the_parameters_are_in_the_code(loss: str, parameter: st
 
 
 @needs_nvrtc
-def test_a_kernel_that_the_compiler_does_not_report_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_source = nvrtc.compile_source
+@pytest.mark.parametrize("thorough", [False, True], ids=["in PTX", "in machine code"])
+def test_a_kernel_that_the_compiler_does_not_report_fails(thorough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    oldest, compile_source = nvrtc.architectures()[:1], nvrtc.compile_source
 
     def without_one(*arguments: Any) -> nvrtc.Compiled:
-        compiled = compile_source(*arguments)
-        return dataclasses.replace(compiled, usage=compiled.usage[1:])
+        found = compile_source(*arguments)
+        assert found.has_machine_code == thorough
+        if thorough:
+            return dataclasses.replace(found, usage=found.usage[1:])
+        return dataclasses.replace(found, ptx=found.ptx.replace(".entry", "", 1))
 
+    monkeypatch.setattr(nvcc, "find", lambda: None)
+    monkeypatch.setattr(nvrtc, "architectures", lambda: oldest)
+    monkeypatch.setattr(compiled, "kernels_to_execute", lambda dtype, depth: kernels([dtype])[:2])
+    monkeypatch.setattr(compiled, "_executed", lambda *arguments: [])
+    product = made("l2", "hinge", dtypes=["float32"])
+    assert verify(product, thorough=thorough).passed
     monkeypatch.setattr(nvrtc, "compile_source", without_one)
-    assert {check.name for check in verify(made("l2", "hinge")).failures} == {"kernels compiled"}
+    assert {check.name for check in verify(product, thorough=thorough).failures} == {"kernels compiled"}
 
 
 # ---------------------------------------------------------------- built by nvcc

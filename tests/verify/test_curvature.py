@@ -279,7 +279,7 @@ def test_checks_fail_on_an_error_in_a_kernel(old: str, new: str, seen_by: set[st
     names = [k for k in kernels_to_execute("float32", Depth.MOST) if k.startswith(("hvp", "mask"))]
     assert len(names) == 3
     compiled = nvrtc.compile_source(
-        text, nvrtc.architectures()[0], [qualified(of.objective.stem, k) for k in names], "x"
+        text, nvrtc.virtual(nvrtc.architectures()[0]), [qualified(of.objective.stem, k) for k in names], "x"
     )
     runner = on_cpu(of, "float32", compiled)
     found = failing([*execute_products(of, runner, Depth.MOST), *launch_checks(of, runner, Depth.MOST)])

@@ -55,7 +55,7 @@ SIXTEEN_BITS = list(
 
 
 @pytest.mark.parametrize(("name", "dtype"), SIXTEEN_BITS)
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+@pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
 def test_types_of_16_bits_are_right_on_architectures_that_have_them_and_that_do_not(
     name: str, dtype: str, architecture: str
 ) -> None:
@@ -63,7 +63,7 @@ def test_types_of_16_bits_are_right_on_architectures_that_have_them_and_that_do_
     product = made(*name.split("/"), dtype)
     names = [qualified(product.objective.stem, kernel) for kernel in kernels_to_execute(dtype, Depth.MOST)]
     compiled = nvrtc.compile_source(product.text(".cuh"), architecture, names)
-    assert ("cvt.rn.bf16.f32" in compiled.ptx) == (dtype == "bfloat16" and architecture == "sm_90")
+    assert ("cvt.rn.bf16.f32" in compiled.ptx) == (dtype == "bfloat16" and architecture == "compute_90")
     checks = executed.execute(product, dtype, compiled, Depth.MOST)
     assert {"loss", "gradient", "mean and sum", "bytes moved", "NaN stays in its row"} <= {c.name for c in checks}
     assert [check for check in checks if not check.passed] == []
@@ -73,7 +73,7 @@ def test_types_of_16_bits_are_right_on_architectures_that_have_them_and_that_do_
 def test_bfloat16_is_rounded_to_even_where_two_numbers_are_as_near(pattern: str) -> None:
     product = planted(made("l2-squared", "hinge", "bfloat16"), pattern or "^", "")
     names = [qualified(product.objective.stem, kernel) for kernel in kernels_to_execute("bfloat16", Depth.SHORT)]
-    compiled = nvrtc.compile_source(product.text(".cuh"), "sm_75", names)
+    compiled = nvrtc.compile_source(product.text(".cuh"), "compute_75", names)
     layer = executed.on_cpu(product, "bfloat16", compiled).layer(
         [np.full((1, 1), component, np.float32) for component in (0.0, 0.5, 0.0)], {"margin": 1.0}
     )

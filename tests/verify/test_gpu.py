@@ -29,7 +29,7 @@ def made(norm: str, loss: str, dtype: str) -> Product:
 def compiled(product: Product, change: tuple[str, str] = ("", "")) -> nvrtc.Compiled:
     (dtype,) = product.settings.dtypes
     names = [qualified(product.objective.stem, kernel) for kernel in kernels_to_execute(dtype, Depth.MOST)]
-    return nvrtc.compile_source(product.text(".cuh").replace(*change), nvrtc.architectures()[0], names)
+    return nvrtc.compile_source(product.text(".cuh").replace(*change), nvrtc.virtual(nvrtc.architectures()[0]), names)
 
 
 # ---------------------------------------------------------------- with a GPU

@@ -55,6 +55,16 @@ def test_a_source_is_compiled_to_ptx_with_the_kernels_asked_for(oldest: str) -> 
 
 
 @needs_nvrtc
+def test_ptx_alone_is_that_of_the_architecture(oldest: str) -> None:
+    with_code, alone = (nvrtc.compile_source(SOURCE, of, ["plain"]) for of in (oldest, nvrtc.virtual(oldest)))
+    assert with_code.has_machine_code
+    assert not alone.has_machine_code
+    assert alone.ptx == with_code.ptx
+    assert alone.kernels == with_code.kernels == ("plain",)
+    assert alone.usage == ()
+
+
+@needs_nvrtc
 def test_a_template_that_is_not_asked_for_is_not_compiled(oldest: str) -> None:
     assert [kernel.name for kernel in nvrtc.compile_source(SOURCE, oldest, []).usage] == ["plain"]
 

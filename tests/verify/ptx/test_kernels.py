@@ -44,7 +44,7 @@ def compiled(text: str, architecture: str, names: tuple[str, ...]) -> ptx.Module
     return ptx.load(result.ptx, result.names)
 
 
-def module(norm: str, loss: str, dtype: str, architecture: str = "sm_75") -> tuple[ptx.Module, Product]:
+def module(norm: str, loss: str, dtype: str, architecture: str = "compute_75") -> tuple[ptx.Module, Product]:
     """All kernels of one float type, and what they come from."""
     cuda = product(norm, loss, "cuda")
     names = (
@@ -107,11 +107,11 @@ def assert_close(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray], leas
 
 
 CASES = [
-    ("l2", "softmax-mse", "float32", "sm_75", 1.0),
-    ("l2", "softmax-mse", "float64", "sm_75", 1.0),
-    ("l2-squared", "softmax-nll", "float32", "sm_100", 0.5),
-    ("l2", "hinge", "float64", "sm_90", 0.2),
-    ("l2-squared", "hinge", "float32", "sm_75", 0.2),
+    ("l2", "softmax-mse", "float32", "compute_75", 1.0),
+    ("l2", "softmax-mse", "float64", "compute_75", 1.0),
+    ("l2-squared", "softmax-nll", "float32", "compute_100", 0.5),
+    ("l2", "hinge", "float64", "compute_90", 0.2),
+    ("l2-squared", "hinge", "float32", "compute_75", 0.2),
 ]
 
 
@@ -244,7 +244,7 @@ def test_rows_in_the_range_of_the_type_pay_little_for_those_that_are_not(kernel:
     for dim in (33, 64):
         launches = []
         for text in (cuda.text(".cuh"), without):
-            kernels = compiled(text, "sm_75", (qualified(cuda.objective.stem, kernel),))
+            kernels = compiled(text, "compute_75", (qualified(cuda.objective.stem, kernel),))
             layer = Layer(kernels, cuda, triplet(8, dim, "float32"), 1.0)
             outputs = [layer.loss, layer.weights] if "forward<" in kernel else [None, 1.0, layer.loss, *layer.gradients]
             launches.append(layer.run(kernel, threads // THREADS, outputs))
@@ -269,7 +269,7 @@ extern "C" __global__ void widened(const unsigned short* bits, float* values) {{
 SIXTEEN = ("float16", "bfloat16")
 
 
-def conversions(dtype: str, architecture: str = "sm_75", old: str = "", new: str = "") -> ptx.Module:
+def conversions(dtype: str, architecture: str = "compute_75", old: str = "", new: str = "") -> ptx.Module:
     cuda = generate(differentiate("l2", "hinge"), "cuda", dtypes=[dtype])
     text = cuda.text(".cuh")
     assert old in text
@@ -309,7 +309,7 @@ def misrounded(dtype: str, kernels: ptx.Module) -> int:
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN)
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+@pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
 def test_numbers_are_rounded_to_the_nearest_of_16_bits_and_ties_to_even(dtype: str, architecture: str) -> None:
     kernels = conversions(dtype, architecture)
     assert misrounded(dtype, kernels) == 0
@@ -345,7 +345,7 @@ def planted(*replacements: tuple[str, str], kernel: str) -> tuple[ptx.Module, Pr
     for old, new in replacements:
         assert old in text
         text = text.replace(old, new)
-    return compiled(text, "sm_75", (qualified(cuda.objective.stem, kernel),)), cuda
+    return compiled(text, "compute_75", (qualified(cuda.objective.stem, kernel),)), cuda
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_functions_of_the_cuda_library_are_as_accurate_as_they_promise() -> None
     n = 256
     random = np.random.default_rng(0)
     values = np.array([random.uniform(low, high, n) for _, low, high, _ in FUNCTIONS.values()], np.float32)
-    for architecture in ("sm_75", "sm_100"):
+    for architecture in ("compute_75", "compute_100"):
         device = ptx.Device()
         inputs, out = device.buffer("in", values), device.empty("out", values.shape, np.float32)
         device.launch(compiled(source, architecture, ()).kernel("functions"), 1, n, [inputs, out, n])
