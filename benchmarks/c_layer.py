@@ -20,9 +20,10 @@ TITLE = "C, beside copying three arrays"
 ABOUT = """\
 Loss and gradients in float32 by `forward_backward`, and `memcpy` of three arrays as large as the embeddings with as
 many threads, on the same arrays: three are read and three written, which is the least that a layer can do. Arrays that
-no cache can hold are written past it, by both. Smaller ones never leave the cache: there a copy only moves lines, and a
-row costs its exponentials, roots and divisions, however short it is. `lp` is that of the default exponent, 3, whose
-powers are products. The call from Python is part of both."""
+no cache can hold are written past it, by both. Smaller ones never leave the cache: there a copy passes over the numbers
+once, a layer twice, first for the sums of a row, and the row's exponentials, roots and divisions take as long as its
+first pass or longer. `lp` is that of the default exponent, 3, whose powers are products. The call from Python is part
+of both."""
 
 COPY = "copy"
 AIM = Aim("<=", 1.3)

@@ -369,10 +369,11 @@ def _order(objective: Objective, runner: Runner, dtype: str, shapes: Iterable[tu
         x, x_pos, x_neg = (FORMATS[dtype].rounded(random.uniform(-size, size, shape)) for _ in EMBEDDINGS)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
-        found, wanted = np.asarray(gradients_turned, np.float64)[:, ::-1, ::-1], np.asarray(gradients, np.float64)
+        apart = [np.max(np.abs(a[::-1, ::-1] - b)) for a, b in zip(gradients_turned, gradients, strict=True)]
+        largest = max(float(np.max(np.abs(gradient))) for gradient in gradients)
         # gradients are judged at the largest of all, because that of a row may have cancelled; so may a loss, which is
         # judged as the distances are
-        worst = _worst(worst, np.abs(found - wanted), _unit(dtype, np.max(np.abs(wanted))))
+        worst = _worst(worst, np.asarray(apart, np.float64), _unit(dtype, largest))
         least = np.maximum(np.abs(loss.astype(np.float64)), 1)
         worst = _worst(worst, np.abs(loss_turned[::-1].astype(np.float64) - loss), FORMATS[computed_in].eps * least)
     return Check("any order", "many rows, long rows", dtype, worst, _ORDER_BOUND)
