@@ -12,8 +12,9 @@ and it is computed so: the rate is a sum over components of the gradient, which 
 the range of a type, and what multiplies the factor's rate and the gradient are two scalars of the row.
 
 Where a distance has no second derivative in a component, it is taken as 0: where it has no gradient, and that is taken
-as 0, and where it is a p-norm with p < 2 of components one of which is 0. A step and a sign have the derivative 0
-everywhere, and so has the number of the components that are the largest.
+as 0, and where it is a p-norm with p < 2 of components one of which is 0. So is that of a loss where it is infinite, as
+that of max(0, z)^(3/2) is at z = 0. A step and a sign have the derivative 0 everywhere, and so has the number of the
+components that are the largest.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .functions import (
     absolute,
     masked_power,
     masked_ratio,
+    positive_part,
     product,
     quotient,
     rounded,
@@ -312,9 +314,14 @@ class _Forward:
         expr = expr.xreplace(self.roots)
         free = sorted(expr.free_symbols, key=str)
         total = sp.Add(*(sp.diff(expr, symbol) * self._rate(symbol) for symbol in free))
-        return min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops).replace(
-            lambda e: isinstance(e, sigmoid), self._by_name
-        )
+        found = min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops)
+        found = found.replace(lambda e: isinstance(e, sigmoid), self._by_name)
+        return found.replace(self._is_infinite_at_0, lambda power: masked_power(*power.args))
+
+    def _is_infinite_at_0(self, value: sp.Expr) -> bool:
+        """Whether it is a negative power of what is 0 at a kink, as the rate of the slope of max(0, z)^(3/2) is."""
+        is_power = isinstance(value, sp.Pow) and value.exp.is_negative
+        return is_power and isinstance(self.values.get(value.base, value.base), positive_part | absolute)
 
     def _rate(self, symbol: sp.Symbol) -> sp.Expr:
         if symbol not in self.rates:

@@ -76,17 +76,23 @@ def _complement(expr: sp.Expr) -> sp.Expr:
     """1 - sigmoid(z) is sigmoid(-z), 1 - tanh(z) is 2*sigmoid(-2*z): no digits are lost in a difference."""
 
     def rewrite(total: sp.Add) -> sp.Expr:
-        constant, rest = total.as_coeff_Add()
-        if abs(constant) != 1:
-            return total
-        sign, node = next(((sign, sign * rest) for sign in (1, -1) if isinstance(sign * rest, sigmoid | tanh)), (0, 0))
-        if isinstance(node, sigmoid) and sign == -constant:
+        constant, sign, node = _one_and_a_node(total)
+        if isinstance(node, sigmoid) and sign == -1:
             return constant * sigmoid(_difference(0, node.args[0]))
         if isinstance(node, tanh):
-            return 2 * constant * sigmoid(_difference(2 * sign * constant * node.args[0], 0))
+            return 2 * constant * sigmoid(_difference(2 * sign * node.args[0], 0))
         return total
 
     return expr.replace(lambda e: isinstance(e, sp.Add), rewrite)
+
+
+def _one_and_a_node(total: sp.Add) -> tuple[sp.Expr, sp.Expr, sp.Expr | None]:
+    """(c, s, node) of c*(1 + s*node), where s is a sign; SymPy writes c into the sum. The node is None for others."""
+    constant, rest = total.as_coeff_Add()
+    number, node = rest.as_coeff_Mul()
+    if constant == 0 or abs(number) != abs(constant):
+        return sp.S.Zero, sp.S.Zero, None
+    return constant, number / constant, node
 
 
 def _log_sigmoid(expr: sp.Expr) -> sp.Expr:
@@ -149,9 +155,8 @@ def _exp_less_one(expr: sp.Expr) -> sp.Expr:
     """exp(z) - 1 is expm1(z)."""
 
     def rewrite(total: sp.Add) -> sp.Expr:
-        constant, rest = total.as_coeff_Add()
-        is_one = abs(constant) == 1 and isinstance(-constant * rest, sp.exp)
-        return -constant * expm1((-constant * rest).args[0]) if is_one else total
+        constant, sign, node = _one_and_a_node(total)
+        return -constant * expm1(node.args[0]) if isinstance(node, sp.exp) and sign == -1 else total
 
     return expr.replace(lambda e: isinstance(e, sp.Add), rewrite)
 

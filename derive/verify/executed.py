@@ -401,6 +401,7 @@ def _far_in_two(runner: KernelRunner, parameters: Mapping[str, float]) -> float:
     for found, wanted in zip(layer.gradients(), both.gradients(), strict=True):
         unit = info.eps * np.abs(wanted).astype(np.float64) + info.tiny
         with np.errstate(invalid="ignore"):  # what is beyond the type is so in both
-            error = np.where(found == wanted, 0, np.abs(found.astype(np.float64) - wanted) / unit)
+            same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+            error = np.where(same, 0, np.abs(found.astype(np.float64) - wanted) / unit)
         worst = float(np.maximum(worst, np.max(error)))
     return worst

@@ -27,6 +27,8 @@ from derive_triplet.derive.verify.selection import Depth, kernels_to_execute
 OWN = {
     "squares": own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares"),
     "nearest": own_loss("min(d_pos, d_neg) + d_pos*d_neg - d_neg", name="nearest"),
+    "steep": own_loss("max(0, d_pos - d_neg + m)**1.5", {"m": "0.5:>=0"}, name="steep"),
+    "apart": own_loss("abs(d_pos - d_neg)**1.5", name="apart"),
 }
 REGIMES = {
     *("ordinary", "other parameters", "near-collapsed", "nearly equal distances", "one component equal"),
@@ -63,15 +65,22 @@ def failing(checks: Any) -> set[str]:
     [(norm, "softmax-nll", False) for norm in DISTANCES]
     + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)]
     + [("lp", "hinge", True), ("linf", "softmax-nll", True)]
-    + [("l2", "nearest", False), ("cosine", "nearest", False)],
+    + [("l2", "nearest", False), ("cosine", "nearest", False), ("l2", "steep", False), ("l2", "apart", False)],
 )
 def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     of = made(norm, loss, normalize)
     checks = checked(of.text(".py"), of)
     assert not failing(checks), [check for check in checks if not check.passed]
-    unjudged = {"nearly equal distances"} if loss == "nearest" else set()  # the kink is where they are equal
+    unjudged = {"nearly equal distances"} if loss in ("nearest", "apart") else set()  # the kink is where they are equal
     assert {check.regime for check in checks} >= REGIMES - unjudged
     assert max(check.worst for check in checks if check.unit == "ulp") > 0.01
+
+
+def test_an_infinite_second_derivative_that_is_not_masked_is_seen() -> None:
+    of = made("l2", "apart")
+    masked = "np.where((a == 0) & (b < 0), 0.0, np.power(a, np.full(a.shape, b)))"
+    assert of.text(".py").count(masked) == 1
+    assert failing(checked(of.text(".py").replace(masked, "np.power(a, b)"), of)) == {"Hessian times v"}
 
 
 @pytest.mark.parametrize("p", [1.0, 1.0001, 40.0, 100.0])
