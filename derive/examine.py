@@ -41,8 +41,8 @@ class _Corner:
 def with_singularities(loss: Loss) -> Loss:
     """The loss with its kinks and with the points at which it does not exist.
 
-    Raises `DefinitionError` for a loss that is constant, jumps, does not exist between points where it does, or does
-    not use one of its names.
+    Raises `DefinitionError` for a loss that is constant, jumps, is infinitely steep, does not exist between points at
+    which it does, or does not use one of its names.
     """
     formula = loss.formula.written_out
     names = {node.id for node in ast.walk(formula) if isinstance(node, ast.Name)}
@@ -179,19 +179,24 @@ def _between(a: ast.expr, b: ast.expr, taken: str) -> _Corner:
 def _kink(examined: _Examined, corner: _Corner) -> Singularity | None:
     """What happens where two pieces of the formula meet; None if nothing does, or if they never meet.
 
-    Raises `DefinitionError` if the loss jumps there.
+    Raises `DefinitionError` if the loss jumps there, or its slope is infinite.
     """
     if corner.is_pole:
         return None
     for point in examined.zeros(corner):
         for across in ((1, 0), (0, 1)):
-            behind, here, ahead = (
-                examined.at(point[0] + t * across[0], point[1] + t * across[1]) for t in (-_H, 0 * _H, _H)
-            )
-            if any(isinstance(value, str) for value in (behind, here, ahead)):
+
+            def values(h: Any, point: Any = point, across: Any = across) -> list[Any]:
+                return [examined.at(point[0] + t * across[0], point[1] + t * across[1]) for t in (-h, 0 * h, h)]
+
+            behind, here, ahead = found = values(_H)
+            if any(isinstance(value, str) for value in found):
                 continue
             size = 1 + abs(behind) + abs(ahead)
             if abs(ahead - behind) > mpmath.mpf(10) ** -12 * size:
+                nearer = values(_H / 1000)
+                if abs(nearer[2] - nearer[0]) < abs(ahead - behind) / 2:
+                    examined.refuse(f"its slope is infinite where {corner.where},", *point)
                 examined.refuse(f"it jumps, from {_short(behind)} to {_short(ahead)}, where {corner.where},", *point)
             forward, backward = (ahead - here) / _H, (here - behind) / _H
             if abs(forward - backward) > mpmath.mpf(10) ** -10 * (1 + abs(forward) + abs(backward)):
