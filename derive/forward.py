@@ -22,15 +22,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
+import mpmath
 import sympy as sp
 
 from . import symbols
+from .evaluate import Point, evaluate
 from .functions import (
     absolute,
+    finite_at_kinks,
     masked_power,
     masked_ratio,
-    positive_part,
     product,
     quotient,
     rounded,
@@ -42,6 +45,7 @@ from .functions import (
 from .kernel import INPUTS, X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X
 from .largest import cancelling, counted
 from .rescale import Rescaled
+from .steps import DIGITS
 
 DIRECTION: Mapping[str, sp.Symbol] = MappingProxyType({f"d{name}": sp.Symbol(f"d{name}", real=True) for name in INPUTS})
 """The components of the direction, by the names of the vectors."""
@@ -231,7 +235,7 @@ class _Forward:
             return None
         (factor,), (distance,) = factors, sides
         own = self._sums_in(self.values.get(distance, below))
-        if factor not in self.components or self._sums_in(below) != own:
+        if factor not in self.components or self._sums_in(below) != own or not self._has_gradient_over(below, distance):
             return None
         suffix = str(weight).removeprefix("weight")
         over = masked_ratio(sp.S.One, below) if _masked(self.values[weight]) else 1 / below
@@ -246,6 +250,29 @@ class _Forward:
         inside = expr.free_symbols
         found = {symbol for symbol in inside if symbol in self.sums}
         return found.union(*(self._sums_in(self.values[symbol]) for symbol in inside if symbol in self.values))
+
+    def _has_gradient_over(self, below: sp.Expr, distance: sp.Symbol) -> bool:
+        """Whether the gradient of a distance is a factor over `below`, and not over something else that is like it.
+
+        Then the distance's derivative in its sum, times `below`, is the same whatever the sum is.
+        """
+        value = self._written_out(self.values.get(distance, distance))
+        slopes = {sp.diff(value, total) * self._written_out(below): total for total in self._sums_in(value)}
+
+        def at(expr: sp.Expr, total: sp.Symbol, number: int) -> Any:
+            others = sorted(expr.free_symbols - {total}, key=str)
+            scalars = {symbol: mpmath.mpf(3 + which) / 2 for which, symbol in enumerate(others)}
+            return evaluate(expr, Point(1, {}, {**scalars, total: mpmath.mpf(number)}))
+
+        with mpmath.workdps(DIGITS):
+            pairs = [(at(expr, total, 2), at(expr, total, 3)) for expr, total in slopes.items()]
+            return all(abs(a - b) <= mpmath.mpf(10) ** (10 - DIGITS) * abs(a) for a, b in pairs)
+
+    def _written_out(self, expr: sp.Expr) -> sp.Expr:
+        """In sums, parameters and scales."""
+        while inside := expr.free_symbols & self.values.keys():
+            expr = expr.xreplace({symbol: self.values[symbol] for symbol in inside})
+        return expr
 
     def _take_distance(self, split: _Split) -> None:
         """The rate of a distance: the sum over the components of its gradient, times their rates."""
@@ -316,12 +343,7 @@ class _Forward:
         total = sp.Add(*(sp.diff(expr, symbol) * self._rate(symbol) for symbol in free))
         found = min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops)
         found = found.replace(lambda e: isinstance(e, sigmoid), self._by_name)
-        return found.replace(self._is_infinite_at_0, lambda power: masked_power(*power.args))
-
-    def _is_infinite_at_0(self, value: sp.Expr) -> bool:
-        """Whether it is a negative power of what is 0 at a kink, as the rate of the slope of max(0, z)^(3/2) is."""
-        is_power = isinstance(value, sp.Pow) and value.exp.is_negative
-        return is_power and isinstance(self.values.get(value.base, value.base), positive_part | absolute)
+        return finite_at_kinks(found, self.values)
 
     def _rate(self, symbol: sp.Symbol) -> sp.Expr:
         if symbol not in self.rates:

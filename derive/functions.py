@@ -6,6 +6,8 @@ mpmath precision (`evaluate`). Targets print a node as a call of a small helper 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import mpmath
@@ -342,6 +344,19 @@ class masked_power(Node):  # noqa: N801
 
     def definition(self) -> sp.Expr:
         return self.args[0] ** self.args[1]
+
+
+def finite_at_kinks(expr: sp.Expr, meanings: Mapping[sp.Symbol, sp.Expr] = MappingProxyType({})) -> sp.Expr:
+    """An expression in which negative powers of what is 0 at a kink are 0 there.
+
+    Such a power is in the second derivative of max(0, z)^(3/2). meanings: of the symbols that are in it.
+    """
+
+    def is_infinite(value: sp.Expr) -> bool:
+        is_power = isinstance(value, sp.Pow) and value.exp.is_negative
+        return is_power and isinstance(meanings.get(value.base, value.base), positive_part | absolute)
+
+    return expr.replace(is_infinite, lambda power: masked_power(*power.args))
 
 
 class quotient(Node):  # noqa: N801

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import pairwise
@@ -264,8 +265,14 @@ def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, An
     Exponentials are not, for stable forms do not compute them.
     """
     values = _scalars(loss, (d_pos, d_neg, *others), parameters)
-    parts = (_part(loss, text).read(_algebra(0), values) for text in _texts_without_exponentials(loss))
-    return max(map(abs, (d_pos, d_neg, *others, *parts)))
+
+    def sizes() -> Iterator[Any]:
+        for text in _texts_without_exponentials(loss):
+            # what has no value is part of what is not selected
+            with suppress(ArithmeticError, ValueError, TypeError):
+                yield abs(_part(loss, text).read(_algebra(0), values))
+
+    return max(d_pos, d_neg, *others, *sizes())
 
 
 @cache

@@ -81,15 +81,22 @@ def field(objective: Objective, parameters: tuple[tuple[str, float], ...]) -> tu
 
 
 def _descent(objective: Objective, at: tuple[float, float], parameters: Mapping[str, float]) -> tuple[float, float]:
-    """The negative gradient in the anchor, by differences of the definition; 0 where the anchor has no direction."""
+    """The negative gradient in the anchor, by differences of the definition; 0 where there is none.
+
+    That is where the anchor has no direction, or the loss no value.
+    """
     if objective.of_units and not any(at):
         return 0.0, 0.0
     loss, own = objective.loss, objective.of_metric(parameters)
     around = (_distance_around(objective.metric, own, at, PAIRS[which]) for which in loss.distances)
     with mpmath.workdps(_DIGITS):
-        left, right, below, above = (
-            loss_value(loss, d_pos, d_neg, parameters, *others) for d_pos, d_neg, *others in zip(*around, strict=True)
-        )
+        try:
+            left, right, below, above = (
+                loss_value(loss, d_pos, d_neg, parameters, *others)
+                for d_pos, d_neg, *others in zip(*around, strict=True)
+            )
+        except (ArithmeticError, ValueError):
+            return 0.0, 0.0
         return float((left - right) / (2 * _H)), float((below - above) / (2 * _H))
 
 

@@ -14,6 +14,7 @@ import sympy as sp
 
 from . import symbols
 from .differentiate import Derivation
+from .functions import finite_at_kinks
 from .lemmas import DistanceDerivation, LossDerivation, abbreviated, factored
 from .normalization import Normalization, at_units, projection
 from .steps import Chain, Lemma, Setting
@@ -112,7 +113,7 @@ def _loss_curvature(derivation: LossDerivation, first: sp.Symbol, second: sp.Sym
     )
     chain = Chain(f"curvature of the loss in {first} and {second}", sp.Derivative(slope.result, second), setting)
     spelled_out = setting.spell_out(slope.result)
-    by_nodes = sp.diff(spelled_out, second)
+    by_nodes = finite_at_kinks(sp.diff(spelled_out, second))
     chain.then(
         "product rule",
         abbreviated(by_nodes, derivation.abbreviations),

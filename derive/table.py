@@ -76,7 +76,13 @@ def loss_at(objective: Objective, d_pos_value: str, d_neg_value: str) -> str:
 
 
 def least_on_units(objective: Objective, farthest: sp.Expr, parameters: Mapping[str, float]) -> str:
-    """The loss where the positive is at no distance and the negative at the largest, as LaTeX; nothing if it is 0."""
+    """The loss where the positive is at no distance and the negative at the largest, as LaTeX; nothing if it is 0.
+
+    Nor is there anything for a loss without a value there.
+    """
     with mpmath.workdps(_SATURATED_DIGITS):
-        value = loss_value(objective.loss, mpmath.mpf(0), evaluate(farthest, Point(1)), parameters)
+        try:
+            value = loss_value(objective.loss, mpmath.mpf(0), evaluate(farthest, Point(1)), parameters)
+        except (ArithmeticError, ValueError):
+            return ""
         return number(value, 4) if value else ""

@@ -32,7 +32,7 @@ class LatexTarget(Target):
     def context(self, derivation: Derivation, kernel: RowKernel, settings: Settings) -> Mapping[str, Any]:
         import sympy
 
-        from ..functions import masked_ratio
+        from ..functions import masked_power, masked_ratio
         from ..latex import AT_UNITS, EMBEDDINGS, NORMS, UNITS, escape, exactly, to_latex
         from ..pictures import curves, field
         from ..proof import (
@@ -87,6 +87,7 @@ class LatexTarget(Target):
             "layers_of_distance": _layers_of_distance(derivation, dict(values)),
             "curves": curves(_PLOTTED),
             "fields": [field(of, values) for of in (objective, companion) if of],
+            "steep": any(lemma.result.has(masked_power) for lemma in proof.second.loss.values()),
             "masks": any(assignment.value.has(masked_ratio) for assignment in kernel.scalars),
             "example": {name: ", ".join(map(exactly, values)) for name, values in EXAMPLE.items()},
             "exactly": exactly,

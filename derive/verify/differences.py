@@ -110,30 +110,36 @@ def loss_slopes(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any
 
 
 def _slopes_by(piece: Callable[[], Callable[..., Any]], distances: Sequence[Any], h: Any, bent: bool) -> Slopes:
-    """The same by differences with a step."""
+    """The same by differences with a step, with more digits where they do not show; what no digits show is 0."""
     digits = 20 + 2 * digits_of(max(*distances, mpmath.mpf(1)), h)
     each = range(len(distances))
     for extra in (0, _SATURATED):
         with mpmath.workdps(digits + extra):
             loss = piece()
             here = loss(*distances)
-            ahead = [loss(*_moved(distances, h, at)) for at in each]
+            ahead, behind = ([loss(*_moved(distances, step, at)) for at in each] for step in (h, -h))
+            first = [(after - before) / (2 * h) for after, before in zip(ahead, behind, strict=True)]
+            second = _second_differences(loss, distances, h, here, ahead, behind) if bent else []
             visible = mpmath.mpf(10) ** (45 - digits - extra) * abs(here)
-            if min(abs(after - here) for after in ahead) >= visible and abs(here) >= _SMALL:
+            noise = mpmath.mpf(10) ** (5 - digits - extra) * max(map(abs, (here, *ahead, *behind))) / h**2
+            shows = min(abs(after - here) for after in ahead) >= visible and abs(here) >= _SMALL
+            if shows and not any(0 < abs(value) <= noise for value in chain(*second)):
                 break
-    with mpmath.workdps(digits + extra):
-        behind = [loss(*_moved(distances, -h, at)) for at in each]
-        first = [(after - before) / (2 * h) for after, before in zip(ahead, behind, strict=True)]
-        if not bent:
-            return Slopes(here, first, ())
-        own = [(after - 2 * here + before) / h**2 for after, before in zip(ahead, behind, strict=True)]
+    return Slopes(here, first, [[mpmath.mpf(0) if abs(v) <= noise else v for v in row] for row in second])
 
-        def mixed(a: int, b: int) -> Any:
-            both = loss(*_moved(distances, h, a, b)) + loss(*_moved(distances, -h, a, b))
-            return (both - 2 * here) / (2 * h**2) - (own[a] + own[b]) / 2
 
-        second = [[own[a] if a == b else mixed(min(a, b), max(a, b)) for b in each] for a in each]
-        return Slopes(here, first, second)
+def _second_differences(
+    loss: Callable[..., Any], distances: Sequence[Any], h: Any, here: Any, ahead: Sequence[Any], behind: Sequence[Any]
+) -> list[list[Any]]:
+    """The second derivatives, from the values a step ahead and behind, and with two distances moved."""
+    own = [(after - 2 * here + before) / h**2 for after, before in zip(ahead, behind, strict=True)]
+
+    def mixed(a: int, b: int) -> Any:
+        both = loss(*_moved(distances, h, a, b)) + loss(*_moved(distances, -h, a, b))
+        return (both - 2 * here) / (2 * h**2) - (own[a] + own[b]) / 2
+
+    each = range(len(distances))
+    return [[own[a] if a == b else mixed(min(a, b), max(a, b)) for b in each] for a in each]
 
 
 def _moved(distances: Sequence[Any], amount: Any, *which: int) -> list[Any]:
