@@ -19,7 +19,7 @@ import mpmath
 from ..catalogue import PAIRS, Objective
 from ..highprecision import distance_of, distance_of_units, resolved, smooth_distance, smooth_piece, unit
 from .differences import SHIFT, Slopes, component_scales, digits_of, digits_of_power, loss_slopes
-from .reference import Exact, distance_gradients, power_of, steepened, step_of
+from .reference import Exact, distance_gradients, power_of, steepened, step_of, takes_root
 
 _STEP = mpmath.mpf(10) ** -15  # differences of the second order err by about its square
 _SMOOTH = mpmath.mpf(10) ** -6
@@ -172,7 +172,7 @@ def _side(objective: Objective, parameters: Mapping[str, float], a: Vector, b: V
         if objective.of_units:
             bent_scale = _bent_scale_on_units(objective, parameters, a, b, v)
         else:
-            bent_scale = _bent_scale(hessian, gradient, value, v, power)
+            bent_scale = _bent_scale(hessian, gradient, value, v, power, takes_root(objective))
         return _Side(value, toward.moved, Exact(gradient, more), rate, bent, bent_scale)
 
 
@@ -220,7 +220,9 @@ def _sizes(z: Vector) -> list[Any]:
     return [abs(c) for c in (*z, *(z[k] - z[n + k] for k in range(n))) if c] or [mpmath.mpf(1)]
 
 
-def _bent_scale(hessian: Sequence[Vector], gradient: Vector, distance: Any, v: Vector, power: float = 1.0) -> list[Any]:
+def _bent_scale(
+    hessian: Sequence[Vector], gradient: Vector, distance: Any, v: Vector, power: float, rooted: bool
+) -> list[Any]:
     """The sum of the sizes of the terms of the Hessian times v.
 
     A root of a sum, which is x, has the second derivative (x'' - d' d')/d, so that terms of the size of d' d'/d cancel.
@@ -232,7 +234,8 @@ def _bent_scale(hessian: Sequence[Vector], gradient: Vector, distance: Any, v: V
     """
     sizes, bends = [abs(c) for c in v], mpmath.mpf(power) - 1 or 1
     of_own, of_both = (steepened(power - 2), 2 * steepened(power - 1)) if power > 1 else (0, 0)
-    over = bends / distance if distance and any(map(any, hessian)) else mpmath.mpf(0)
+    # in one dimension all of a root's second derivative cancels
+    over = bends / distance if distance and (rooted or any(map(any, hessian))) else mpmath.mpf(0)
     along = over * _dot(map(abs, gradient), sizes)
     scales: list[Any] = []
     for row, g, size in zip(hessian, map(abs, gradient), sizes, strict=True):
@@ -263,7 +266,7 @@ def _bent_scale_on_units(
     power = power_of(objective, parameters)
     inner, scales = component_scales(between, units[:n], units[n:], power, together=a == b)
     gradient, scale = [*inner[0], *inner[1]], [(1 + steepened(power - 1)) * s for s in chain(*scales)]
-    bent = _bent_scale(_hessian(distance, units, power), gradient, value, turned_scale, power)
+    bent = _bent_scale(_hessian(distance, units, power), gradient, value, turned_scale, power, takes_root(objective))
     bent = [one + more for one, more in zip(bent, _sensitivity(distance, units, turned, power, a == b), strict=True)]
     result = []
     for at, (norm, stretch) in enumerate(zip(norms, stretched, strict=True)):

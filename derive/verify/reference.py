@@ -280,3 +280,12 @@ def power_of(objective: Objective, parameters: Mapping[str, float]) -> float:
     names = [n.right.id for n in operations if isinstance(n.op, ast.Pow) and isinstance(n.right, ast.Name)]
     values = dict(objective.of_metric(parameters))
     return max([1.0, *(values[name] for name in names)])
+
+
+def takes_root(objective: Objective) -> bool:
+    """Whether the definition of the distance has a root in it, `sqrt(...)` or `(...)**(1/p)`."""
+    for node in ast.walk(objective.distance.formula.written_out):
+        match node:
+            case ast.Call(func=ast.Name(id="sqrt")) | ast.BinOp(op=ast.Pow(), right=ast.BinOp()):
+                return True
+    return False

@@ -28,6 +28,9 @@ OWN = {
     "squares": own_loss("max(0, d_pos - d_neg + m)**2", {"m": "0.5:>=0"}, name="squares"),
     "nearest": own_loss("min(d_pos, d_neg) + d_pos*d_neg - d_neg", name="nearest"),
     "steep": own_loss("max(0, d_pos - d_neg + m)**1.5", {"m": "0.5:>=0"}, name="steep"),
+    "capped": own_loss("min(d_pos, c) - min(d_neg, c)", {"c": "1:>0"}, name="capped"),
+    "leaky": own_loss("max(d_pos - d_neg, 0.1*(d_pos - d_neg))", name="leaky"),
+    "softened": own_loss("sqrt(d_pos**2 + e) - sqrt(d_neg**2 + e)", {"e": "0.5:>0"}, name="softened"),
     "apart": own_loss("abs(d_pos - d_neg)**1.5", name="apart"),
 }
 REGIMES = {
@@ -65,7 +68,8 @@ def failing(checks: Any) -> set[str]:
     [(norm, "softmax-nll", False) for norm in DISTANCES]
     + [("l2", "softmax-mse", True), ("l1", "hinge", True), ("l2", "hinge", False), ("l2", "squares", False)]
     + [("lp", "hinge", True), ("linf", "softmax-nll", True)]
-    + [("l2", "nearest", False), ("cosine", "nearest", False), ("l2", "steep", False), ("l2", "apart", False)],
+    + [("l2", "nearest", False), ("cosine", "nearest", False), ("l2", "steep", False), ("l2", "apart", False)]
+    + [("l2", "softened", False)],
 )
 def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     of = made(norm, loss, normalize)
@@ -74,6 +78,17 @@ def test_right_code_passes(norm: str, loss: str, normalize: bool) -> None:
     unjudged = {"nearly equal distances"} if loss in ("nearest", "apart") else set()  # the kink is where they are equal
     assert {check.regime for check in checks} >= REGIMES - unjudged
     assert max(check.worst for check in checks if check.unit == "ulp") > 0.01
+
+
+@pytest.mark.parametrize(("norm", "loss", "regime"), [("l2", "capped", "on the kink"), ("l1", "leaky", "ordinary")])
+def test_what_cancels_altogether_is_judged_at_the_size_of_its_terms(norm: str, loss: str, regime: str) -> None:
+    of = made(norm, loss)
+    checks = checked(of.text(".py"), of)
+    assert regime in {check.regime for check in checks}
+    assert not failing(checks), [check for check in checks if not check.passed]
+    wrong = re.sub(r"( +_write_products\(.*\*into\)\n)", r"\1        into[0][...] += 2.0**-20\n", of.text(".py"))
+    assert wrong != of.text(".py")
+    assert regime in {check.regime for check in checked(wrong, of) if not check.passed}
 
 
 def test_an_infinite_second_derivative_that_is_not_masked_is_seen() -> None:
