@@ -309,6 +309,12 @@ def test_every_function_is_verified_in_numpy() -> None:
     assert report.passed, str(report)
 
 
+@pytest.mark.needs("cc")
+def test_every_function_is_run_in_c() -> None:
+    report = verify(product(EVERY_FUNCTION, "l2", "c"))
+    assert report.passed, str(report)
+
+
 @pytest.mark.needs("nvrtc")
 def test_every_function_is_executed_in_kernels() -> None:
     report = verify(product(EVERY_FUNCTION, "l2", "cuda"))

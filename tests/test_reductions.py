@@ -230,7 +230,8 @@ def test_unit_vectors_are_rounded_where_passes_compare_them() -> None:
     }
     assert "rounded" not in lowered(replace(NORMALIZED, distance=DISTANCES["l1"])).functions
     text = product(NORMALIZED, "cuda").text(".cuh")
-    assert "__fmul_rn(a, b)" in text
+    assert "return __fmul_rn(a, b);" in text
+    assert "return __dmul_rn(a, b);" in text
     assert text.count("= rounded_product(row.inverse_x, scaled_x);") == 7  # wherever a unit vector is made
     assert set(re.findall(r"row\.inverse_x \* (\w+)", text)) == {"sums"}  # sums.stretch_x
     assert "rounded_product" not in product(HINGE, "cuda").text(".cuh")

@@ -5,6 +5,7 @@
 #include HEADER
 
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,21 @@ static void refuse(void)
     is(tried(at, 3, 0), BAD_SHAPE, "no components");
     is(tried(at, (size_t)-1, 5), BAD_SHAPE, "minus one row");
     is(tried(at, 3, (size_t)-1), BAD_SHAPE, "minus one component");
+    const size_t most = PTRDIFF_MAX / sizeof(REAL) / 5;
+    is(tried(none, most, 5), NULL_POINTER, "as many rows as there can be");
+    is(tried(none, most + 1, 5), BAD_SHAPE, "one row more");
+    is(CALL(forward)(at[0], at[1], at[2], at[2], 3, 5 PARAMETERS), OVERLAP, "losses in the place of x_neg");
+    is(CALL(hvp)(at[0], at[1], at[2], at[3], at[4], at[5], NULL, 1, at[6], at[7], at[5], 3, 5 PARAMETERS), OVERLAP,
+       "a product in the place of v_neg");
+    REAL total;
+    is(CALL(reduce)(at[4], at[3], 1, &total, (size_t)-1), BAD_SHAPE, "a sum of minus one row");
+    is(CALL(reduce)(at[4], at[3], 1, numbers[4] + 14, 15), OVERLAP, "a total in the last of the losses");
+    is(CALL(reduce)(at[4], numbers[3], 1, numbers[3] + 14, 15), OVERLAP, "a total in the last of upstream");
+    is(CALL(reduce)(NULL, NULL, 1, NULL, 0), NULL_POINTER, "no total of no rows");
+    is(CALL(active)(at[4], at[3], at[5], (size_t)-1), BAD_SHAPE, "shares of minus one row");
+    is(CALL(active)(at[4], at[3], at[4], 15), OVERLAP, "shares in the place of the losses");
+    is(CALL(active)(at[4], at[3], numbers[3] + 1, 14), OVERLAP, "shares that overlap upstream");
+    is(CALL(active)(at[4], at[3], at[3], 15), OK, "shares in the place of upstream");
 #define WRONG(...) \
     is(CALL(forward_backward)(at[0], at[1], at[2], NULL, 1, at[4], at[5], at[6], at[7], 3, 5, __VA_ARGS__), \
        BAD_PARAMETER, "parameters " #__VA_ARGS__);
@@ -127,5 +143,6 @@ int main(void)
             for (size_t offset = 0; offset < 2; ++offset) run(rows, dims[i], offset);
         }
     }
+    run(100, 1, 0);
     return 0;
 }

@@ -18,7 +18,8 @@ from .regimes import Array, regimes
 from .report import Check
 
 _DIM = 3
-_ORDINARY = 10.0
+_ORDINARY = (0.1, 10.0)
+"""Between these are the largest components of embeddings, and of their differences, that are not small nor large."""
 
 
 def mixing_checks(
@@ -54,11 +55,13 @@ def _check(
     name: str, results: Callable[[Sequence[Array]], Sequence[Array]], batches: Sequence[Sequence[Array]], dtype: str
 ) -> Check:
     rows = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-    ordinary = np.max(np.abs(np.hstack(rows)), axis=1) <= _ORDINARY
     try:
         with np.errstate(all="ignore"):
-            # what is done about rows that are too large may hide what is not done about small ones
-            differing = sum(_differing(results, rows)) + sum(_differing(results, [part[ordinary] for part in rows]))
+            x, x_pos, x_neg = rows[:3]
+            sizes = [np.max(np.abs(part), axis=1) for part in (*rows, x - x_pos, x - x_neg)]
+            # what is done about rows that are too large may hide what is not done about small ones, and the reverse
+            chosen = (slice(None), np.max(sizes, axis=0) <= _ORDINARY[1], np.min(sizes, axis=0) >= _ORDINARY[0])
+            differing = sum(n for which in chosen for n in _differing(results, [part[which] for part in rows]))
     except Exception as error:  # the code under test may raise anything, and that is a finding
         return Check.finding(name, "bit for bit", dtype, error)
     return Check(name, "bit for bit", dtype, differing, 0, unit="numbers")

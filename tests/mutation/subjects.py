@@ -36,6 +36,7 @@ _PROOF = "tests/test_proof.py"
 _PTX = "tests/verify/ptx/"
 _C = "tests/verify/test_c.py"
 _RESCALE = "tests/test_rescale.py"
+_UNITS = "tests/test_reductions.py::test_unit_vectors_are_rounded_where_passes_compare_them"
 _LAUNCHERS = "tests/targets/test_launchers.py::test_"
 _HOST = "tests/verify/caffe/test_host.py::test_both_devices_make_the_same_of_what_is_wanted_and_stay_in_their_arrays"
 _ACCURACY = "tests/verify/test_accuracy.py::test_"
@@ -136,10 +137,10 @@ TEMPLATES: Mapping[str, Judges] = {
     # all functions are in all products, those that a product does not use as well
     "templates/cpp/functions.jinja": Judges(
         "cuda",
-        ("l2/softmax-mse", "l1/softmax-nll", "l2/hinge"),
+        ("l2/softmax-mse", "l1/softmax-nll", "l2/hinge", "linf/hinge"),
         ("float32", "float64"),
-        (f"{_CUSTOM}every_function_is_executed_in_kernels",),
-        tried=3,
+        (f"{_CUSTOM}every_function_is_executed_in_kernels", _UNITS),
+        tried=4,
     ),
     "templates/cpp/scales.jinja": Judges("cuda", ("l2/softmax-mse",), ("float32", "float64")),
     "templates/cpp/*": Judges("cuda"),
@@ -160,7 +161,27 @@ TEMPLATES: Mapping[str, Judges] = {
         ),
     ),
     "templates/caffe/*": Judges("caffe", ("l2/hinge",), ("float32",), (_HOST,), has_nvcc=False),
-    "templates/c/*": Judges("c", ("l2/softmax-mse",)),
+    "templates/c/functions.jinja": Judges(
+        "c",
+        ("l2/softmax-mse", "lp/softmax-mse", "linf/hinge", "l1/softmax-nll"),
+        DTYPES,
+        (
+            f"{_CUSTOM}every_function_is_run_in_c",
+            f"{_C}::test_every_layer_is_right[triplet_hinge_linf_normalized]",
+            f"{_C}::test_thorough_verification_takes_threads_and_sanitizers",
+        ),
+    ),
+    "templates/c/*": Judges(
+        "c", ("l2/softmax-mse",), tests=(f"{_C}::test_thorough_verification_takes_threads_and_sanitizers",)
+    ),
+    "templates/numpy/select.py.jinja": Judges(
+        "numpy",
+        (),
+        tests=(
+            f"{_CUSTOM}at_a_kink_the_reference_takes_the_piece_that_the_code_takes",
+            f"{_CUSTOM}every_function_is_verified_in_numpy",
+        ),
+    ),
     "templates/numpy/*": Judges(
         "numpy",
         ("l2/softmax-mse", "lp/softmax-mse", "linf/hinge", "cosine/softmax-nll"),

@@ -187,6 +187,15 @@ def test_the_mean_is_the_default(module: ModuleType) -> None:
     np.testing.assert_array_equal(gradients, of_mean)
 
 
+def test_all_functions_have_the_same_options_and_defaults(module: ModuleType) -> None:
+    value, with_gradients, with_products = (
+        {name: of.default for name, of in inspect.signature(function).parameters.items() if of.kind is of.KEYWORD_ONLY}
+        for function in (module.value, module.value_and_grad, module.hvp)
+    )
+    assert with_products == with_gradients == {**value, "out": None}
+    assert value.items() >= {"reduction": "mean", "weights": None, "threads": 1}.items()
+
+
 def test_default_parameters_are_those_asked_for(product: Product) -> None:
     triplet = batch(4, 3, "float64")
     for parameter in product.objective.parameters:

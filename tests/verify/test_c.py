@@ -145,6 +145,9 @@ PLANTS = [
     Plant("row of the neighbour", r"row\.x_pos \+= i \* dim", "row.x_pos += (i ? i - 1 : i) * dim", "gradient"),
     Plant("null pointers taken", r"if \(!arrays\[i\]\.data\)", "if (0)", "calls"),
     Plant("overlaps taken", r"at_b - at_a < a\.bytes", "false", "calls"),
+    Plant("totals among the losses taken", r"\{ total, sizeof \*total, true \}", "{ total, 1, false }", "calls"),
+    Plant("sizes of sums not tested", r"!is_shape\(rows, 1, sizeof \*loss\)", "0", "calls"),
+    Plant("the largest batch refused", r"rows <= PTRDIFF_MAX", "rows < PTRDIFF_MAX", "calls"),
     Plant("no words for a status", r"^ +case \w+_NULL_POINTER: return .*$", "", "calls"),
     Plant("parameters not tested", r" && isfinite\(temperature\)", "", "calls"),
     Plant("last of the rows left out", r"i < rows; \+\+i\) \{\n( +)struct", r"i + 1 < rows; ++i) {\n\1struct", "loss"),
@@ -164,6 +167,7 @@ def test_an_error_in_the_source_is_seen(plant: Plant) -> None:
 SANITIZED = [
     Plant("a component too many is read", r"k < end; \+\+j, \+\+k", "k <= end; ++j, ++k", "buffer-overflow"),
     Plant("a gradient too many", r"; k < row->dim; \+\+k", "; k <= row->dim; ++k", "buffer-overflow"),
+    Plant("more partial sums than there are", r"sums\[i % 8\]", "sums[i / 8]", "insufficient space"),
     Plant("lanes out of bounds", r"a\[3\] \+ a\[7\]", "a[3] + a[8]", "insufficient space"),
     Plant("misaligned pointers taken", r"\.data % size\b", ".data % (size / size)", "misaligned address"),
 ]  # fmt: skip

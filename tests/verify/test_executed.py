@@ -43,6 +43,11 @@ def test_the_generated_kernels_are_right(norm: str, loss: str) -> None:
     assert {check.dtype for check in report.checks if check.name == "gradient"} == set(FLOAT_TYPES)
 
 
+def test_kernels_that_compare_components_of_unit_vectors_are_right() -> None:
+    report = verify(generate(differentiate("linf", "hinge", normalize=True), "cuda", dtypes=["float64"]))
+    assert report.passed, str(report)
+
+
 @pytest.mark.parametrize("parameters", [{"temperature": 0.07}, {"temperature": 1e-5}, {"temperature": 30.0}])
 def test_the_kernels_are_right_at_other_parameters(parameters: Mapping[str, float]) -> None:
     report = verify(generate(differentiate("l2", "softmax-mse"), "cuda", parameters=parameters))

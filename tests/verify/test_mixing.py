@@ -38,6 +38,7 @@ def test_right_code_passes(norm: str, normalize: bool) -> None:
     [
         (TINIEST, "np.where(np.any(sums < tiniest), most,", BOTH),
         (r"<= sums.min\(\)", "<= sums.max()", BOTH),
+        (r"sums.max\(\) <=", "sums.min() <=", BOTH),
         (r"scale\[:, None\]", "np.max(scale)", BOTH),
         (r"scale\[:, None\]", "scale[-1]", BOTH),
         (r"return not any\(isinstance.*", "return not isinstance(scales[0], np.ndarray)", BOTH),
