@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from types import MappingProxyType
 from typing import Any
 
@@ -343,7 +344,7 @@ class _Forward:
         total = sp.Add(*(sp.diff(expr, symbol) * self._rate(symbol) for symbol in free))
         found = min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops)
         found = found.replace(lambda e: isinstance(e, sigmoid), self._by_name)
-        return finite_at_kinks(found, self.values)
+        return finite_at_kinks(found, self.values).replace(lambda e: isinstance(e, sp.Mul), _divided_in_turn)
 
     def _rate(self, symbol: sp.Symbol) -> sp.Expr:
         if symbol not in self.rates:
@@ -419,6 +420,13 @@ class _Forward:
 
 _SIDES = {symbols.d_pos: 1, symbols.d_neg: 2}
 """Which of the maps is the gradient in the embedding that a distance is to."""
+
+
+def _divided_in_turn(value: sp.Mul) -> sp.Expr:
+    """a/b^3 as ((a/b)/b)/b: the power leaves the range of a type long before the quotient does."""
+    powers = [f for f in value.args if f.is_Pow and f.base.is_Symbol and f.exp.is_Integer and f.exp <= -3]
+    below = (power.base for power in powers for _ in range(-int(power.exp)))
+    return reduce(quotient, below, value / sp.Mul(*powers))
 
 
 def _unless_0(weight: sp.Expr) -> sp.Expr:
