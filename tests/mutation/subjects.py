@@ -24,7 +24,7 @@ from mutants import Mutant, mutants_of, text_mutants_of
 
 ROOT = Path(__file__).parents[2]
 DTYPES = ("float32", "float64")
-SURVIVED, KILLED, UNREACHED, UNUSED = 0, 1, 2, 77
+SURVIVED, KILLED, UNREACHED, UNUSED = 75, 1, 76, 77  # 0 is what a process ends with that a mutant has ended
 _PRELOADED = ("click", "jinja2", "mpmath", "numpy", "sympy")
 
 _KERNEL = "tests/test_kernel.py"
@@ -33,6 +33,7 @@ _SURVIVORS = "tests/mutation/test_survivors.py"
 _CURVATURE = "tests/verify/test_curvature.py"
 _CHECKS = "tests/verify/test_checks.py"
 _PROOF = "tests/test_proof.py"
+_ALL_THERE = f"{_PROOF}::test_the_document_has_all_that_it_promises"
 _PTX = "tests/verify/ptx/"
 _C = "tests/verify/test_c.py"
 _RESCALE = "tests/test_rescale.py"
@@ -45,8 +46,28 @@ _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
 _CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
 TESTS: Mapping[str, tuple[str, ...]] = {
+    "derive/custom.py": (
+        _REFUSED,
+        f"{_CUSTOM}parameters_are_refused_for_a_reason",
+        f"{_CUSTOM}names_that_files_cannot_have_are_refused",
+        f"{_CUSTOM}files_are_refused_in_one_line_that_names_them",
+        f"{_CUSTOM}wrong_usage_is_one_line_and_exit_status_2",
+        f"{_CUSTOM}a_word_is_a_name_and_anything_else_a_formula",
+        f"{_CUSTOM}default_names_differ_where_formulas_do",
+        f"{_CUSTOM}the_header_and_the_manifest_hold_the_loss_exactly",
+        f"{_CUSTOM}a_file_that_changed_is_drift_and_one_that_is_gone_is_named",
+        f"{_CUSTOM}own_losses_stand_beside_those_of_the_catalogue",
+    ),
+    "derive/dictionary.py": (f"{_PROOF}::test_the_dictionary_has_every_name_of_the_kernel_with_its_value", _ALL_THERE),
     "derive/evaluate.py": ("tests/test_evaluate.py", "tests/test_functions.py", "tests/test_steps.py"),
-    "derive/examine.py": ("tests/test_custom.py",),
+    "derive/examine.py": (
+        _REFUSED,
+        _NO_LOSS,
+        f"{_CUSTOM}a_formula_that_explodes_when_it_is_written_out_is_refused",
+        f"{_CUSTOM}kinks_are_found_and_said",
+        f"{_CUSTOM}points_without_a_value_or_a_slope_are_told",
+        f"{_CUSTOM}at_a_kink_the_reference_takes_the_piece_that_the_code_takes",
+    ),
     "derive/expression.py": ("tests/test_expression.py", _REFUSED, _NO_LOSS, "tests/test_fuzz.py", _SURVIVORS),
     "derive/formats.py": ("tests/test_formats.py", _CHECKS),
     "derive/forward.py": ("tests/test_hvp.py",),
