@@ -45,6 +45,17 @@ _CUSTOM = "tests/test_custom.py::test_"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
 _CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
+_CLI = "tests/test_cli.py::test_"
+_REGENERATE = (
+    "tests/test_regenerate.py",  # but for all products, which take ten minutes
+    "--deselect=tests/test_regenerate.py::test_committed_tree_is_clean",
+    "--deselect=tests/test_regenerate.py::test_drift_planted_in_a_copy_of_the_committed_tree_is_found",
+    "--deselect=tests/test_regenerate.py::test_a_tree_without_a_manifest_is_said_to_have_none",
+)
+_API = (
+    "tests/test_api.py",
+    "--deselect=tests/test_api.py::test_examples_in_docstrings_hold[derive_triplet.derive.api]",
+)
 TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/custom.py": (
         _REFUSED,
@@ -82,13 +93,25 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/normalization.py": (_DIFFERENTIATE, _KERNEL),
     "derive/printing.py": ("tests/test_printing.py", "tests/test_latex.py"),
     "derive/properties.py": (_DIFFERENTIATE, _PROOF),
-    "derive/requests.py": ("tests/test_api.py", "tests/test_batch.py", "tests/test_regenerate.py"),
+    "derive/regenerate.py": _REGENERATE,
+    "derive/requests.py": (
+        *_API,
+        "tests/test_batch.py",
+        *_REGENERATE,
+        f"{_CLI}parameter_goes_to_the_losses_that_have_it",
+        f"{_CLI}close_name_is_suggested",
+        f"{_CLI}all_names_that_may_be_meant_are_suggested",
+        f"{_CLI}all_does_not_hide_a_misspelt_name",
+        f"{_CLI}name_that_is_close_to_none_is_answered_with_all",
+        f"{_CLI}value_that_cannot_be_is_refused_in_one_line",
+    ),
     "derive/rescale.py": (_RESCALE, "tests/test_properties.py"),
     "derive/stabilise.py": ("tests/test_stabilise.py", _DIFFERENTIATE),
     "derive/steps.py": ("tests/test_steps.py", _DIFFERENTIATE),
     "derive/symbols.py": ("tests/test_steps.py", _DIFFERENTIATE),
     "derive/table.py": (_PROOF,),
-    "derive/targets/c.py": ("tests/targets/test_c.py", _C),
+    # but for sanitizers, which take more memory than a mutant may
+    "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right"),
     "derive/targets/cpp.py": ("tests/targets/test_cuda.py", "tests/targets/test_caffe.py"),
     "derive/targets/latex.py": ("tests/test_latex.py",),
     "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
