@@ -45,6 +45,9 @@ _CUSTOM = "tests/test_custom.py::test_"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
 _CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
+_NUMPY = "tests/targets/test_numpy.py::test_"
+_CUDA = "tests/targets/test_cuda.py::test_"
+_EXECUTED = "tests/verify/test_executed.py::test_the_generated_kernels_are_right[l2-softmax-mse]"
 _CLI = "tests/test_cli.py::test_"
 _REGENERATE = (
     "tests/test_regenerate.py",  # but for all products, which take ten minutes
@@ -115,8 +118,34 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/table.py": (_PROOF,),
     # but for sanitizers, which take more memory than a mutant may
     "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right"),
-    "derive/targets/cpp.py": ("tests/targets/test_cuda.py", "tests/targets/test_caffe.py"),
+    "derive/targets/caffe.py": (
+        "tests/targets/test_caffe.py::test_files_and_types_are_named_as_caffe_names_them",
+        "tests/targets/test_caffe.py::test_the_header_states_the_memory_and_where_parameters_come_from",
+        _HOST,
+        "tests/verify/caffe/test_layer.py::test_every_layer_is_right_in_real_caffe_and_so_are_its_kernels[l2-hinge]",
+    ),
+    "derive/targets/cpp.py": (
+        f"{_C}::test_every_layer_is_right",
+        f"{_CUSTOM}every_function_is_executed_in_kernels",
+        _EXECUTED,
+    ),
+    "derive/targets/cuda.py": (
+        f"{_CUDA}only_the_float_types_asked_for_are_instantiated",
+        f"{_CUDA}the_source_knows_every_dimension_and_its_size_does_not_depend_on_it",
+        f"{_CUDA}the_defaults_of_the_parameters_are_in_the_code",
+        f"{_LAUNCHERS}what_errors_are_planted_into_is_right",
+        f"{_CUDA}every_architecture_compiles_without_warnings_or_spills",
+        _EXECUTED,
+    ),
     "derive/targets/latex.py": ("tests/test_latex.py",),
+    "derive/targets/numpy.py": (
+        f"{_NUMPY}verification_runs_the_text_and_passes",
+        f"{_NUMPY}default_parameters_are_those_asked_for",
+        f"{_NUMPY}sigmoids_of_a_number_and_its_negative_are_one_call_and_nothing_else_is",
+        f"{_NUMPY}options_outside_their_domain_are_refused",
+        f"{_NUMPY}a_module_for_one_float_type_refuses_the_other",
+        f"{_CUSTOM}every_function_is_verified_in_numpy",
+    ),
     "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
     "derive/text.py": ("tests/test_printing.py", _PROOF, "tests/targets/test_registry.py"),
     "derive/units.py": (_SURVIVORS, _KERNEL),
