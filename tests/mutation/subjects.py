@@ -42,6 +42,7 @@ _LAUNCHERS = "tests/targets/test_launchers.py::test_"
 _HOST = "tests/verify/caffe/test_host.py::test_both_devices_make_the_same_of_what_is_wanted_and_stay_in_their_arrays"
 _ACCURACY = "tests/verify/test_accuracy.py::test_"
 _CUSTOM = "tests/test_custom.py::test_"
+_EXECUTABLE = f"{_ACCURACY}all_means_each_that_is_executable_and_each_is_measured_once"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
 _CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
@@ -60,6 +61,17 @@ _API = (
     "--deselect=tests/test_api.py::test_examples_in_docstrings_hold[derive_triplet.derive.api]",
 )
 TESTS: Mapping[str, tuple[str, ...]] = {
+    "cli.py": (
+        "tests/test_cli.py",
+        f"{_ACCURACY}the_command_prints_tables_and_writes_nothing",
+        f"{_ACCURACY}the_command_in_json",
+        "tests/targets/test_pdf.py::test_without_an_engine_the_document_is_written_and_one_line_says_how_to_get_one",
+    ),
+    "derive/catalogue.py": (
+        "tests/test_catalogue.py",
+        f"{_CUSTOM}parameters_are_refused_for_a_reason",
+        f"{_CUSTOM}the_header_and_the_manifest_hold_the_loss_exactly",
+    ),
     "derive/custom.py": (
         _REFUSED,
         f"{_CUSTOM}parameters_are_refused_for_a_reason",
@@ -112,7 +124,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_CLI}value_that_cannot_be_is_refused_in_one_line",
         f"{_ACCURACY}a_wrong_combination_is_one_clear_line",
         f"{_ACCURACY}what_is_not_executable_is_refused_in_python",
-        f"{_ACCURACY}all_means_each_that_is_executable_and_each_is_measured_once",
+        _EXECUTABLE,
     ),
     "derive/rescale.py": (_RESCALE, "tests/test_properties.py"),
     "derive/stabilise.py": ("tests/test_stabilise.py", _DIFFERENTIATE),
@@ -120,10 +132,11 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/symbols.py": ("tests/test_steps.py", _DIFFERENTIATE),
     "derive/table.py": (_PROOF,),
     # but for sanitizers, which take more memory than a mutant may
-    "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right"),
+    "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right", _EXECUTABLE),
     "derive/targets/caffe.py": (
         "tests/targets/test_caffe.py::test_files_and_types_are_named_as_caffe_names_them",
         "tests/targets/test_caffe.py::test_the_header_states_the_memory_and_where_parameters_come_from",
+        _EXECUTABLE,
         _HOST,
         "tests/verify/caffe/test_layer.py::test_every_layer_is_right_in_real_caffe_and_so_are_its_kernels[l2-hinge]",
     ),
@@ -136,6 +149,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_CUDA}only_the_float_types_asked_for_are_instantiated",
         f"{_CUDA}the_source_knows_every_dimension_and_its_size_does_not_depend_on_it",
         f"{_CUDA}the_defaults_of_the_parameters_are_in_the_code",
+        _EXECUTABLE,
         f"{_LAUNCHERS}what_errors_are_planted_into_is_right",
         f"{_CUDA}every_architecture_compiles_without_warnings_or_spills",
         _EXECUTED,
@@ -148,6 +162,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_NUMPY}options_outside_their_domain_are_refused",
         f"{_NUMPY}a_module_for_one_float_type_refuses_the_other",
         f"{_CUSTOM}every_function_is_verified_in_numpy",
+        _EXECUTABLE,
     ),
     "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
     "derive/text.py": ("tests/test_printing.py", _PROOF, "tests/targets/test_registry.py"),
