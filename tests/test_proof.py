@@ -584,6 +584,17 @@ def test_the_dictionary_has_every_name_of_the_kernel_with_its_value(objective: O
         assert rf"\texttt{{{name}}} & ${symbol}$ & $\displaystyle {value}$" in text
 
 
+@pytest.mark.parametrize("norm", ["l2", "cosine"])
+def test_an_inner_product_is_the_sum_that_it_is_called(norm: str) -> None:
+    rows = proof_of(Objective(DISTANCES[norm], LOSSES["softmax-mse"], normalize=norm == "l2")).dictionary
+    named = [(re.fullmatch(r"\\langle (.*), (\w) \\rangle", symbol), value) for _, symbol, value in rows]
+    found = [(*called.groups(), value) for called, value in named if called]
+    assert len(found) >= 3
+    for unit, other, value in found:
+        factors = (rf"{unit}_{{k}}", other)
+        assert value in {rf"\sum_{{k=1}}^{{n}} {a}\,{b}" for a, b in itertools.permutations(factors)}
+
+
 @objectives
 def test_the_document_says_how_it_was_made_and_not_when(objective: Objective) -> None:
     text = text_of(objective)

@@ -84,7 +84,11 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_CUSTOM}a_file_that_changed_is_drift_and_one_that_is_gone_is_named",
         f"{_CUSTOM}own_losses_stand_beside_those_of_the_catalogue",
     ),
-    "derive/dictionary.py": (f"{_PROOF}::test_the_dictionary_has_every_name_of_the_kernel_with_its_value", _ALL_THERE),
+    "derive/dictionary.py": (
+        f"{_PROOF}::test_the_dictionary_has_every_name_of_the_kernel_with_its_value",
+        f"{_PROOF}::test_an_inner_product_is_the_sum_that_it_is_called",
+        _ALL_THERE,
+    ),
     "derive/evaluate.py": ("tests/test_evaluate.py", "tests/test_functions.py", "tests/test_steps.py"),
     "derive/examine.py": (
         _REFUSED,
