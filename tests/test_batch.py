@@ -74,6 +74,7 @@ def test_how_far_it_is_is_told_while_it_goes_on(monkeypatch: pytest.MonkeyPatch)
     list(make_all(requests, False, told.append))
     bars = [text for text in told if text]
     assert bars[0] == f"[{24 * '-'}] 0 of 6"
+    assert told[-1] == ""  # nothing is left of it
     assert bars == sorted(bars, key=lambda text: text.count("#"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     told.clear()
