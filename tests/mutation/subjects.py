@@ -67,6 +67,11 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_ACCURACY}the_command_in_json",
         "tests/targets/test_pdf.py::test_without_an_engine_the_document_is_written_and_one_line_says_how_to_get_one",
     ),
+    "derive/api.py": (
+        "tests/test_api.py",
+        f"{_CUSTOM}what_is_not_judged_is_told",
+        f"{_CUSTOM}the_proof_of_an_own_loss_is_verified",
+    ),
     "derive/catalogue.py": (
         "tests/test_catalogue.py",
         f"{_CUSTOM}parameters_are_refused_for_a_reason",
@@ -135,6 +140,12 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/steps.py": ("tests/test_steps.py", _DIFFERENTIATE),
     "derive/symbols.py": ("tests/test_steps.py", _DIFFERENTIATE),
     "derive/table.py": (_PROOF,),
+    "derive/targets/base.py": (
+        "tests/targets/test_base.py",
+        "tests/test_api.py::test_a_default_that_a_float_type_does_not_have_is_refused",
+        "tests/test_reductions.py::test_a_maximum_of_numbers_that_may_be_negative_is_derived_but_not_generated",
+        "tests/test_new_entry.py::test_a_parameter_that_would_have_to_be_known_to_every_component_is_refused",
+    ),
     # but for sanitizers, which take more memory than a mutant may
     "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right", _EXECUTABLE),
     "derive/targets/caffe.py": (
