@@ -177,6 +177,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_NUMPY}options_outside_their_domain_are_refused",
         f"{_NUMPY}a_module_for_one_float_type_refuses_the_other",
         f"{_CUSTOM}every_function_is_verified_in_numpy",
+        "tests/test_hvp.py::test_no_line_of_a_module_is_long",
         _EXECUTABLE,
     ),
     "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
