@@ -169,7 +169,14 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_CUDA}every_architecture_compiles_without_warnings_or_spills",
         _EXECUTED,
     ),
-    "derive/targets/latex.py": ("tests/test_latex.py",),
+    "derive/targets/latex.py": (
+        "tests/test_latex.py",
+        _ALL_THERE,
+        f"{_PROOF}::test_what_is_said_of_opposite_embeddings_and_of_longer_ones",
+        f"{_PROOF}::test_remarks_stand_only_where_they_belong",
+        f"{_PROOF}::test_the_floor_of_the_paper_on_unit_vectors_is_stated",
+        f"{_PROOF}::test_the_gradients_of_both_norms_stand_side_by_side",
+    ),
     "derive/targets/numpy.py": (
         f"{_NUMPY}verification_runs_the_text_and_passes",
         f"{_NUMPY}default_parameters_are_those_asked_for",
