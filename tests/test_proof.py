@@ -584,6 +584,24 @@ def test_the_dictionary_has_every_name_of_the_kernel_with_its_value(objective: O
         assert rf"\texttt{{{name}}} & ${symbol}$ & $\displaystyle {value}$" in text
 
 
+@pytest.mark.parametrize(
+    ("norm", "loss", "layers"),
+    [
+        ("l2-squared", "hinge", "Eltwise and Reduction with SUMSQ for each distance"),
+        (
+            "l2-smooth",
+            "hinge",
+            "Eltwise, Reduction with SUMSQ, Power with exponent 0.5 and shift 0.0001 and Power with shift -0.01 for",
+        ),
+        ("linf", "hinge", "Eltwise, AbsVal, Reshape, Pooling with MAX and Reshape for each distance"),
+        ("cosine", "softmax-mse", "takes Eltwise, Reduction with SUMSQ and Power with factor 0.5; "),
+    ],
+)
+def test_the_layers_of_a_distance_are_told(norm: str, loss: str, layers: str) -> None:
+    text = text_of(Objective(DISTANCES[norm], LOSSES[loss]))
+    assert layers in re.sub(r"\\texttt\{(\w+)\}|\$", r"\1", text)
+
+
 @pytest.mark.parametrize("norm", ["l2", "cosine"])
 def test_an_inner_product_is_the_sum_that_it_is_called(norm: str) -> None:
     rows = proof_of(Objective(DISTANCES[norm], LOSSES["softmax-mse"], normalize=norm == "l2")).dictionary
