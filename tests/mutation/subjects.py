@@ -62,7 +62,10 @@ _API = (
 )
 TESTS: Mapping[str, tuple[str, ...]] = {
     "cli.py": (
-        "tests/test_cli.py",
+        "tests/test_cli.py",  # but for what takes most of the time, and is in another process
+        f"--deselect={_CLI}options_repeat_and_all_is_a_value_of_each[--norm all --loss all",
+        f"--deselect={_CLI}main_command_writes_the_files_and_says_what_was_derived_written_and_verified[caffe",
+        f"--deselect={_CLI}a_reader_that_has_gone_is_no_error",
         f"{_ACCURACY}the_command_prints_tables_and_writes_nothing",
         f"{_ACCURACY}the_command_in_json",
         "tests/targets/test_pdf.py::test_without_an_engine_the_document_is_written_and_one_line_says_how_to_get_one",
