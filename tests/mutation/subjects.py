@@ -179,6 +179,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_PROOF}::test_remarks_stand_only_where_they_belong",
         f"{_PROOF}::test_the_floor_of_the_paper_on_unit_vectors_is_stated",
         f"{_PROOF}::test_the_gradients_of_both_norms_stand_side_by_side",
+        f"{_PROOF}::test_the_layers_of_a_distance_are_told",
     ),
     "derive/targets/numpy.py": (
         f"{_NUMPY}verification_runs_the_text_and_passes",
