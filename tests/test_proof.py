@@ -24,6 +24,7 @@ from derive_triplet import (
     Product,
     differentiate,
     generate,
+    own_loss,
     verify,
 )
 from derive_triplet.derive.differentiate import Derivation
@@ -375,6 +376,11 @@ def test_the_floor_of_the_paper_on_unit_vectors_is_stated() -> None:
     assert "as good as a triplet can be" not in text_of(NORMALIZED[1]), "there it is 0"
 
 
+def test_the_largest_distance_is_that_of_opposite_units() -> None:
+    fourth = Distance("fourth", "a power", "sum((x - y)**2)**2 / 2", "made up")
+    assert farthest_units(differentiate(Objective(fourth, LOSSES["hinge"])).distance) == 2**4 // 2
+
+
 def test_no_largest_distance_is_claimed_of_other_distances() -> None:
     for definition in (
         "sum((x - 2*y)**2)",
@@ -550,6 +556,25 @@ def test_remarks_stand_only_where_they_belong(objective: Objective) -> None:
     assert ("erratum" in text) == (objective.loss.name == "softmax-mse")
     assert ("closed unit ball" in text) == (objective.distance.name == "l2")
     assert ("kink of the hinge" in text) == (objective.loss.name == "hinge")
+
+
+@pytest.mark.parametrize(("norm", "loss", "decided"), [("l2", "hinge", True), ("lp", "softmax-mse", False)])
+def test_the_abstract_says_whether_all_was_decided_symbolically(norm: str, loss: str, decided: bool) -> None:
+    objective = Objective(DISTANCES[norm], LOSSES[loss])
+    assert all(step.symbolic for step in proof_of(objective).steps) is decided
+    assert ("and symbolically where possible." in text_of(objective)) is not decided
+
+
+@pytest.mark.parametrize(("formula", "does"), [("d_pos - d_neg", True), ("d_pos**2 - d_neg", False)])
+def test_the_anchor_is_said_to_cancel_only_where_it_does(formula: str, does: bool) -> None:
+    text = text_of(Objective(DISTANCES["l2"], own_loss(formula, name="own")))
+    assert ("the anchor itself cancels" in text) is does
+
+
+def test_nothing_is_added_to_0_by_the_quotient_rule() -> None:
+    quotients = [chain for name, chain in proof_of(PAPER).chains.items() if name.startswith("quotient ")]
+    assert len(quotients) == 2
+    assert not [piece for chain in quotients for line in chain for piece in line.right if re.search(r"\b0\b", piece)]
 
 
 @pytest.mark.parametrize(
