@@ -170,8 +170,8 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_CUDA}the_defaults_of_the_parameters_are_in_the_code",
         _EXECUTABLE,
         f"{_LAUNCHERS}what_errors_are_planted_into_is_right",
-        f"{_CUDA}every_architecture_compiles_without_warnings_or_spills",
-        _EXECUTED,
+        f"{_CUDA}two_blocks_of_the_longest_rows_fit_on_a_multiprocessor_where_registers_allow",
+        f"{_CUSTOM}every_function_is_executed_in_kernels",
     ),
     "derive/targets/latex.py": (
         "tests/test_latex.py",
