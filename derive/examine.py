@@ -194,7 +194,7 @@ def _kink(examined: _Examined, corner: _Corner) -> Singularity | None:
                 continue
             behind, here, ahead = found
             size = 1 + abs(behind) + abs(ahead)
-            change, less = (abs(after - before) for before, _, after in (found, nearer))
+            change, less = (abs(after - at) + abs(at - before) for before, at, after in (found, nearer))
             # a jump does not become less with the step; a slope does, in proportion to it where it is finite
             if change > mpmath.mpf(10) ** -12 * size and less > change / 2:
                 examined.refuse(f"it jumps, from {_short(behind)} to {_short(ahead)}, where {corner.where},", *point)

@@ -102,7 +102,7 @@ def test_a_formula_is_refused_with_the_place_and_the_reason(expression: str, mes
             "max(0, d_pos - d_neg)**0.5",
             "its slope is infinite where d_pos - d_neg = 0, at d_pos = 1, d_neg = 1",
         ),
-        ("max(0, d_pos - d_neg)**0.8", "its slope is infinite where d_pos - d_neg = 0, at d_pos = 1, d_neg = 1"),
+        ("abs(d_pos - d_neg)**0.8", "its slope is infinite where d_pos - d_neg = 0, at d_pos = 1, d_neg = 1"),
         ("1/2 + 1/3", "d_pos does not appear; a loss without it pulls no positive nearer"),
         ("d_pos**2", "d_neg does not appear; a loss without it pushes no negative away"),
         ("d_pos - d_pos + d_neg - d_neg", "it is constant, so its gradient is 0 everywhere"),
