@@ -149,7 +149,6 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "tests/test_reductions.py::test_a_maximum_of_numbers_that_may_be_negative_is_derived_but_not_generated",
         "tests/test_new_entry.py::test_a_parameter_that_would_have_to_be_known_to_every_component_is_refused",
     ),
-    # but for sanitizers, which take more memory than a mutant may
     "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right", _EXECUTABLE),
     "derive/targets/caffe.py": (
         "tests/targets/test_caffe.py::test_files_and_types_are_named_as_caffe_names_them",
