@@ -101,6 +101,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/examine.py": (
         _REFUSED,
         _NO_LOSS,
+        f"{_CUSTOM}parameters_are_refused_for_a_reason",
         f"{_CUSTOM}a_formula_that_explodes_when_it_is_written_out_is_refused",
         f"{_CUSTOM}kinks_are_found_and_said",
         f"{_CUSTOM}points_without_a_value_or_a_slope_are_told",
