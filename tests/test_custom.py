@@ -478,6 +478,17 @@ def test_files_are_refused_in_one_line_that_names_them(content: str, message: st
     assert message in line
 
 
+def test_a_changed_default_of_a_file_is_in_the_domain_of_its_own_parameter(tmp_path: Path) -> None:
+    path = tmp_path / "two.toml"
+    path.write_text(
+        'expression = "d_pos/scale - d_neg + shift*d_neg**2"\n'
+        '[parameters]\nscale = {default = 1, domain = ">0"}\nshift = 0.5\n'
+    )
+    assert losses_from([str(path)], ["shift=-1"])[1] == {"shift": -1.0}
+    with pytest.raises(UsageError, match="scale must be a finite positive number, not -1"):
+        losses_from([str(path)], ["scale=-1"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

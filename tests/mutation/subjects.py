@@ -85,6 +85,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_CUSTOM}parameters_are_refused_for_a_reason",
         f"{_CUSTOM}names_that_files_cannot_have_are_refused",
         f"{_CUSTOM}files_are_refused_in_one_line_that_names_them",
+        f"{_CUSTOM}a_changed_default_of_a_file_is_in_the_domain_of_its_own_parameter",
         f"{_CUSTOM}wrong_usage_is_one_line_and_exit_status_2",
         f"{_CUSTOM}a_word_is_a_name_and_anything_else_a_formula",
         f"{_CUSTOM}default_names_differ_where_formulas_do",
