@@ -150,6 +150,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "tests/test_api.py::test_a_default_that_a_float_type_does_not_have_is_refused",
         "tests/test_reductions.py::test_a_maximum_of_numbers_that_may_be_negative_is_derived_but_not_generated",
         "tests/test_new_entry.py::test_a_parameter_that_would_have_to_be_known_to_every_component_is_refused",
+        f"{_NUMPY}verification_runs_the_text_and_passes",
     ),
     "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right", _EXECUTABLE),
     "derive/targets/caffe.py": (
