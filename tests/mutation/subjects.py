@@ -75,6 +75,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_CUSTOM}what_is_not_judged_is_told",
         f"{_CUSTOM}the_proof_of_an_own_loss_is_verified",
     ),
+    "derive/batch.py": ("tests/test_batch.py", f"{_CLI}no_verify_verifies_nothing_and_says_so"),
     "derive/catalogue.py": (
         "tests/test_catalogue.py",
         f"{_CUSTOM}parameters_are_refused_for_a_reason",
