@@ -85,6 +85,14 @@ def test_how_far_it_is_is_told_while_it_goes_on(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_there_is_a_bar_where_there_is_more_than_one(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    told = list[str]()
+    list(make_all(asked()[:count], False, told.append))
+    assert any(text.startswith("[") for text in told) is (count > 1)
+
+
 def test_a_terminal_has_a_bar_and_a_pipe_has_none(tmp_path: Path) -> None:
     command = [*COMMAND, "--norm", "l1", "--norm", "l2", "--no-verify", "-o", str(tmp_path)]
     piped = subprocess.run(command, capture_output=True, text=True, check=True)
