@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -437,6 +438,16 @@ def test_the_header_and_the_manifest_hold_the_loss_exactly(arguments: tuple[str,
     drifted = run("--check", "-o", str(tmp_path))
     assert drifted.exit_code == 1
     assert made_by(file) in drifted.output
+
+
+def test_a_changed_default_of_a_file_is_that_of_the_code(tmp_path: Path) -> None:
+    given = ("--loss", str(ROOT / "examples" / "losses" / "soft-margin.toml"), "--param", "tau=0.25")
+    assert run(*given, "-o", str(tmp_path), "--no-verify").exit_code == 0
+    (file,) = (tmp_path / "numpy").iterdir()
+    assert "--param tau=0.25" in made_by(file)
+    module = ModuleType("made")
+    exec(file.read_text(encoding="utf-8"), module.__dict__)
+    assert inspect.signature(module.value).parameters["tau"].default == 0.25
 
 
 def test_a_file_that_changed_is_drift_and_one_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"--deselect={_CLI}a_reader_that_has_gone_is_no_error",
         f"{_ACCURACY}the_command_prints_tables_and_writes_nothing",
         f"{_ACCURACY}the_command_in_json",
+        f"{_CUSTOM}a_changed_default_of_a_file_is_that_of_the_code",
         "tests/targets/test_pdf.py::test_without_an_engine_the_document_is_written_and_one_line_says_how_to_get_one",
     ),
     "derive/api.py": (
