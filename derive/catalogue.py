@@ -123,7 +123,7 @@ class _Entry:
     def _parsed(self, text: str, scalars: tuple[str, ...], vectors: tuple[str, ...]) -> Definition:
         try:
             for parameter in self.parameters:
-                if parameter.name in (*scalars, *vectors) or is_reserved(parameter.name):
+                if is_reserved(parameter.name):
                     raise UsageError(f"a parameter cannot be called {parameter.name!r}: generated code uses that name")
             return Definition(text, (*scalars, *(p.name for p in self.parameters)), vectors)
         except UsageError as error:

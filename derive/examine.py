@@ -189,15 +189,17 @@ def _kink(examined: _Examined, corner: _Corner) -> Singularity | None:
             def values(h: Any, point: Any = point, across: Any = across) -> list[Any]:
                 return [examined.at(point[0] + t * across[0], point[1] + t * across[1]) for t in (-h, 0 * h, h)]
 
-            behind, here, ahead = found = values(_H)
-            if any(isinstance(value, str) for value in found):
+            found, nearer = values(_H), values(_H / 1000)
+            if any(isinstance(value, str) for value in (*found, *nearer)):
                 continue
+            behind, here, ahead = found
             size = 1 + abs(behind) + abs(ahead)
-            if abs(ahead - behind) > mpmath.mpf(10) ** -12 * size:
-                nearer = values(_H / 1000)
-                if abs(nearer[2] - nearer[0]) < abs(ahead - behind) / 2:
-                    examined.refuse(f"its slope is infinite where {corner.where},", *point)
+            change, less = (abs(after - at) + abs(at - before) for before, at, after in (found, nearer))
+            # a jump does not become less with the step; a slope does, in proportion to it where it is finite
+            if change > mpmath.mpf(10) ** -12 * size and less > change / 2:
                 examined.refuse(f"it jumps, from {_short(behind)} to {_short(ahead)}, where {corner.where},", *point)
+            if change > 100 * _H * size and change / 2 >= less > change / 999:
+                examined.refuse(f"its slope is infinite where {corner.where},", *point)
             forward, backward = (ahead - here) / _H, (here - behind) / _H
             if abs(forward - backward) > mpmath.mpf(10) ** -10 * (1 + abs(forward) + abs(backward)):
                 return Singularity(corner.text, corner.where, _WHY, "" if _is_flat(examined, point) else corner.taken)

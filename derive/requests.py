@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from .catalogue import DISTANCES, LOSSES, Loss, Objective
@@ -74,9 +74,9 @@ class Request:
     norm: str
     loss: str | Loss
     target: str
-    settings: Settings = field(default_factory=Settings)
-    normalize: bool = False
-    like: str = ""
+    settings: Settings
+    normalize: bool
+    like: str
 
     @property
     def objective(self) -> Objective:

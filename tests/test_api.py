@@ -198,6 +198,8 @@ def test_an_objective_has_its_loss() -> None:
     with pytest.raises(UsageError, match="an objective has its loss, 'hinge'"):
         differentiate(objective("l2", "hinge"), "softmax-nll")
     assert differentiate("l2").objective == objective("l2", "softmax-mse")
+    with pytest.raises(UsageError, match="an objective says itself whether it normalizes"):
+        differentiate(objective("l2", "hinge"), normalize=True)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_how_far_it_is_is_told_while_it_goes_on(monkeypatch: pytest.MonkeyPatch)
     list(make_all(requests, False, told.append))
     bars = [text for text in told if text]
     assert bars[0] == f"[{24 * '-'}] 0 of 6"
+    assert told[-1] == ""  # nothing is left of it
     assert bars == sorted(bars, key=lambda text: text.count("#"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     told.clear()
@@ -82,6 +83,14 @@ def test_how_far_it_is_is_told_while_it_goes_on(monkeypatch: pytest.MonkeyPatch)
         f"[####{20 * '-'}] deriving hinge on l2, prototxt",
         f"[####{20 * '-'}] verifying hinge on l2, prototxt",
     ]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_there_is_a_bar_where_there_is_more_than_one(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    told = list[str]()
+    list(make_all(asked()[:count], False, told.append))
+    assert any(text.startswith("[") for text in told) is (count > 1)
 
 
 def test_a_terminal_has_a_bar_and_a_pipe_has_none(tmp_path: Path) -> None:

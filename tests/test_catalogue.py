@@ -14,6 +14,7 @@ import pytest
 from derive_triplet.derive.catalogue import (
     DISTANCES,
     LOSSES,
+    PAIRS,
     PARAMETERS,
     Distance,
     Loss,
@@ -189,6 +190,13 @@ def test_a_parameter_of_no_domain_or_outside_its_own_is_refused() -> None:
         Parameter("offset", 1.0, "negative", "")
     with pytest.raises(UsageError, match="scale must be a finite positive number, not 0"):
         Parameter("scale", 0.0, "positive", "")
+
+
+@pytest.mark.parametrize("name", ["x", "y", *PAIRS, "rows", "weight_pos", "t1"])
+def test_a_parameter_that_is_called_as_a_variable_is_refused(name: str) -> None:
+    loss = Loss("made-up", "", f"d_pos - {name}*d_neg", "", (Parameter(name, 1.0, "positive", ""),))
+    with pytest.raises(UsageError, match=f"^loss 'made-up': a parameter cannot be called '{name}'"):
+        _ = loss.formula
 
 
 def test_a_parameter_of_both_a_distance_and_a_loss_is_refused() -> None:

@@ -300,6 +300,12 @@ def test_json_holds_formulas_files_and_report() -> None:
     assert len(product["report"]["checks"]) > 10
 
 
+def test_json_names_a_parity_mode_where_there_is_one() -> None:
+    for options, mode in (("--like torch", "torch"), ("", None)):
+        (product,) = outcome(*shlex.split(options), "-o", "-", "--no-verify")["products"]
+        assert product.get("like") == mode
+
+
 def test_json_with_dash_holds_the_text() -> None:
     (product,) = outcome("-o", "-", "--no-verify")["products"]
     assert product["files"][0]["text"] == generate(differentiate("l2")).files[0].text

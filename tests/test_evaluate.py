@@ -47,6 +47,7 @@ CASES = {
     "exp and log": (sp.exp(B) + sp.log(A), lambda: mpmath.exp(b()) + mpmath.log(a())),
     "abs and sign": (sp.Abs(B) + sp.sign(B), lambda: -b() - 1),
     "max": (sp.Max(0, A, B), a),
+    "min": (sp.Min(0, A, B), b),
     "maximum": (Maximum(x[i] - y[i], (i, 1, n)), lambda: mpmath.mpf("3.1")),
     "count": (sp.Sum(attains(x[i], Maximum(x[j], (j, 1, n))), (i, 1, n)), lambda: mpmath.mpf(1)),
     "component": (x[k] - y[1], lambda: mpmath.mpf("-3.25")),

@@ -31,6 +31,8 @@ def test_results_come_in_order_however_long_they_are() -> None:
     with pytest.raises(EOFError):
         process.result()
     process.end()
+    with pytest.raises(ChildProcessError):  # nothing is left of it
+        os.waitpid(process._number, 0)
 
 
 def test_a_process_whose_results_nobody_reads_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:

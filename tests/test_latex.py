@@ -17,7 +17,7 @@ from derive_triplet import DISTANCES, LOSSES, Objective, differentiate, generate
 from derive_triplet.derive import symbols
 from derive_triplet.derive.evaluate import Point, evaluate
 from derive_triplet.derive.functions import absolute, attains, positive_part, sigmoid, signum, softplus, step
-from derive_triplet.derive.latex import WIDE, broken, escape, to_latex, width
+from derive_triplet.derive.latex import WIDE, aligned, broken, escape, to_latex, width
 from derive_triplet.derive.proof import Line
 from derive_triplet.derive.reductions import Maximum
 from derive_triplet.derive.steps import DIGITS, Setting
@@ -533,6 +533,11 @@ def test_a_product_with_a_sum_is_broken_within_it_if_it_is_wider_than_a_page() -
         assert broken(narrow) == (to_latex(narrow),)
 
 
+def test_only_what_is_broken_is_aligned() -> None:
+    assert aligned(("a + b",)) == "a + b"
+    assert aligned(("a", "+ b")) == r"\begin{aligned}[t] & a \\ & + b \end{aligned}"
+
+
 # ---------------------------------------------------------------- notebooks
 
 
@@ -543,6 +548,7 @@ def test_a_notebook_shows_the_gradients_of_normalized_embeddings_in_both(loss: s
     raw = differentiate("l2", loss)
     assert r"\hat{x}^{+} &= \frac{x^{+}}{\lVert x^{+} \rVert}" in shown
     assert r"d_{+} &= d(\hat{x}, \hat{x}^{+})" in shown
+    assert f"L &= {to_latex(derivation.loss.value.result)} " in shown
     for name, latex in EMBEDDINGS.items():
         assert (
             rf"\frac{{\partial L}}{{\partial {latex}_k}} &= {to_latex(derivation.outcome.gradients[name].result)}"

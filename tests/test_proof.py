@@ -24,6 +24,7 @@ from derive_triplet import (
     Product,
     differentiate,
     generate,
+    own_loss,
     verify,
 )
 from derive_triplet.derive.differentiate import Derivation
@@ -375,6 +376,11 @@ def test_the_floor_of_the_paper_on_unit_vectors_is_stated() -> None:
     assert "as good as a triplet can be" not in text_of(NORMALIZED[1]), "there it is 0"
 
 
+def test_the_largest_distance_is_that_of_opposite_units() -> None:
+    fourth = Distance("fourth", "a power", "sum((x - y)**2)**2 / 2", "made up")
+    assert farthest_units(differentiate(Objective(fourth, LOSSES["hinge"])).distance) == 2**4 // 2
+
+
 def test_no_largest_distance_is_claimed_of_other_distances() -> None:
     for definition in (
         "sum((x - 2*y)**2)",
@@ -552,6 +558,25 @@ def test_remarks_stand_only_where_they_belong(objective: Objective) -> None:
     assert ("kink of the hinge" in text) == (objective.loss.name == "hinge")
 
 
+@pytest.mark.parametrize(("norm", "loss", "decided"), [("l2", "hinge", True), ("lp", "softmax-mse", False)])
+def test_the_abstract_says_whether_all_was_decided_symbolically(norm: str, loss: str, decided: bool) -> None:
+    objective = Objective(DISTANCES[norm], LOSSES[loss])
+    assert all(step.symbolic for step in proof_of(objective).steps) is decided
+    assert ("and symbolically where possible." in text_of(objective)) is not decided
+
+
+@pytest.mark.parametrize(("formula", "does"), [("d_pos - d_neg", True), ("d_pos**2 - d_neg", False)])
+def test_the_anchor_is_said_to_cancel_only_where_it_does(formula: str, does: bool) -> None:
+    text = text_of(Objective(DISTANCES["l2"], own_loss(formula, name="own")))
+    assert ("the anchor itself cancels" in text) is does
+
+
+def test_nothing_is_added_to_0_by_the_quotient_rule() -> None:
+    quotients = [chain for name, chain in proof_of(PAPER).chains.items() if name.startswith("quotient ")]
+    assert len(quotients) == 2
+    assert not [piece for chain in quotients for line in chain for piece in line.right if re.search(r"\b0\b", piece)]
+
+
 @pytest.mark.parametrize(
     "objective",
     [o for o in OBJECTIVES if o.distance.name.startswith("l2") and not o.distance.parameters],
@@ -582,6 +607,35 @@ def test_the_dictionary_has_every_name_of_the_kernel_with_its_value(objective: O
     text = text_of(objective)
     for name, symbol, value in rows:
         assert rf"\texttt{{{name}}} & ${symbol}$ & $\displaystyle {value}$" in text
+
+
+@pytest.mark.parametrize(
+    ("norm", "loss", "layers"),
+    [
+        ("l2-squared", "hinge", "Eltwise and Reduction with SUMSQ for each distance"),
+        (
+            "l2-smooth",
+            "hinge",
+            "Eltwise, Reduction with SUMSQ, Power with exponent 0.5 and shift 0.0001 and Power with shift -0.01 for",
+        ),
+        ("linf", "hinge", "Eltwise, AbsVal, Reshape, Pooling with MAX and Reshape for each distance"),
+        ("cosine", "softmax-mse", "takes Eltwise, Reduction with SUMSQ and Power with factor 0.5; "),
+    ],
+)
+def test_the_layers_of_a_distance_are_told(norm: str, loss: str, layers: str) -> None:
+    text = text_of(Objective(DISTANCES[norm], LOSSES[loss]))
+    assert layers in re.sub(r"\\texttt\{(\w+)\}|\$", r"\1", text)
+
+
+@pytest.mark.parametrize("norm", ["l2", "cosine"])
+def test_an_inner_product_is_the_sum_that_it_is_called(norm: str) -> None:
+    rows = proof_of(Objective(DISTANCES[norm], LOSSES["softmax-mse"], normalize=norm == "l2")).dictionary
+    named = [(re.fullmatch(r"\\langle (.*), (\w) \\rangle", symbol), value) for _, symbol, value in rows]
+    found = [(*called.groups(), value) for called, value in named if called]
+    assert len(found) >= 3
+    for unit, other, value in found:
+        factors = (rf"{unit}_{{k}}", other)
+        assert value in {rf"\sum_{{k=1}}^{{n}} {a}\,{b}" for a, b in itertools.permutations(factors)}
 
 
 @objectives

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import pytest
 from click.testing import CliRunner, Result
 
-from derive_triplet import DISTANCES, LOSSES, differentiate, generate
+from derive_triplet import DISTANCES, LOSSES, differentiate, generate, own_loss
 from derive_triplet.cli import main
 from derive_triplet.derive import requests
-from derive_triplet.derive.regenerate import write
+from derive_triplet.derive.regenerate import check, write
 from derive_triplet.derive.targets import pdf as pdf_target
 from derive_triplet.derive.targets.base import MARK
 from derive_triplet.derive.targets.registry import targets
@@ -283,6 +283,17 @@ def test_drift_is_found_when_everything_is_asked_for(planted: str, complete: Pat
     plant, expected = DRIFTS[planted]
     plant(complete)
     assert drift(complete, *EVERYTHING) == expected
+
+
+def test_losses_of_ones_own_are_left_alone_unless_one_is_asked_for(tmp_path: Path) -> None:
+    losses = ("hinge", *(own_loss(f"d_pos - {factor}*d_neg", name=name) for factor, name in ((1, "one"), (2, "two"))))
+    hinge, one, two = (generate(differentiate("l2-squared", loss), "numpy") for loss in losses)
+    for product in (hinge, one, two):
+        write(product, tmp_path)
+    assert check([hinge, one, two], tmp_path, complete=True) == []
+    assert check([hinge], tmp_path, complete=True) == []
+    found = {drift.path: drift.kind for drift in check([hinge, one], tmp_path, complete=True)}
+    assert found == {MANIFEST: "changed", two.files[0].path: "extra"}
 
 
 def test_mending_works_in_a_folder_with_a_difficult_name(tmp_path: Path) -> None:

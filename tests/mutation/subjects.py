@@ -24,7 +24,7 @@ from mutants import Mutant, mutants_of, text_mutants_of
 
 ROOT = Path(__file__).parents[2]
 DTYPES = ("float32", "float64")
-SURVIVED, KILLED, UNREACHED, UNUSED = 0, 1, 2, 77
+SURVIVED, KILLED, UNREACHED, UNUSED = 75, 1, 76, 77  # 0 is what a process ends with that a mutant has ended
 _PRELOADED = ("click", "jinja2", "mpmath", "numpy", "sympy")
 
 _KERNEL = "tests/test_kernel.py"
@@ -33,6 +33,7 @@ _SURVIVORS = "tests/mutation/test_survivors.py"
 _CURVATURE = "tests/verify/test_curvature.py"
 _CHECKS = "tests/verify/test_checks.py"
 _PROOF = "tests/test_proof.py"
+_ALL_THERE = f"{_PROOF}::test_the_document_has_all_that_it_promises"
 _PTX = "tests/verify/ptx/"
 _C = "tests/verify/test_c.py"
 _RESCALE = "tests/test_rescale.py"
@@ -41,12 +42,74 @@ _LAUNCHERS = "tests/targets/test_launchers.py::test_"
 _HOST = "tests/verify/caffe/test_host.py::test_both_devices_make_the_same_of_what_is_wanted_and_stay_in_their_arrays"
 _ACCURACY = "tests/verify/test_accuracy.py::test_"
 _CUSTOM = "tests/test_custom.py::test_"
+_EXECUTABLE = f"{_ACCURACY}all_means_each_that_is_executable_and_each_is_measured_once"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
 _NO_LOSS = f"{_CUSTOM}what_cannot_be_a_loss_is_told_with_a_point"
 _CANCELS = f"{_CUSTOM}a_weight_whose_divisor_cancels_is_not_masked_for_the_other_distance"
+_NUMPY = "tests/targets/test_numpy.py::test_"
+_CUDA = "tests/targets/test_cuda.py::test_"
+_EXECUTED = "tests/verify/test_executed.py::test_the_generated_kernels_are_right[l2-softmax-mse]"
+_CLI = "tests/test_cli.py::test_"
+_REGENERATE = (
+    "tests/test_regenerate.py",  # but for all products, which take ten minutes
+    "--deselect=tests/test_regenerate.py::test_committed_tree_is_clean",
+    "--deselect=tests/test_regenerate.py::test_drift_planted_in_a_copy_of_the_committed_tree_is_found",
+    "--deselect=tests/test_regenerate.py::test_a_tree_without_a_manifest_is_said_to_have_none",
+)
+_API = (
+    "tests/test_api.py",
+    "--deselect=tests/test_api.py::test_examples_in_docstrings_hold[derive_triplet.derive.api]",
+)
 TESTS: Mapping[str, tuple[str, ...]] = {
+    "cli.py": (
+        "tests/test_cli.py",  # but for what takes most of the time, and is in another process
+        f"--deselect={_CLI}options_repeat_and_all_is_a_value_of_each[--norm all --loss all",
+        f"--deselect={_CLI}main_command_writes_the_files_and_says_what_was_derived_written_and_verified[caffe",
+        f"--deselect={_CLI}a_reader_that_has_gone_is_no_error",
+        f"{_ACCURACY}the_command_prints_tables_and_writes_nothing",
+        f"{_ACCURACY}the_command_in_json",
+        f"{_CUSTOM}a_changed_default_of_a_file_is_that_of_the_code",
+        "tests/targets/test_pdf.py::test_without_an_engine_the_document_is_written_and_one_line_says_how_to_get_one",
+    ),
+    "derive/api.py": (
+        "tests/test_api.py",
+        f"{_CUSTOM}what_is_not_judged_is_told",
+        f"{_CUSTOM}the_proof_of_an_own_loss_is_verified",
+    ),
+    "derive/batch.py": ("tests/test_batch.py", f"{_CLI}no_verify_verifies_nothing_and_says_so"),
+    "derive/catalogue.py": (
+        "tests/test_catalogue.py",
+        f"{_CUSTOM}parameters_are_refused_for_a_reason",
+        f"{_CUSTOM}the_header_and_the_manifest_hold_the_loss_exactly",
+    ),
+    "derive/custom.py": (
+        _REFUSED,
+        f"{_CUSTOM}parameters_are_refused_for_a_reason",
+        f"{_CUSTOM}names_that_files_cannot_have_are_refused",
+        f"{_CUSTOM}files_are_refused_in_one_line_that_names_them",
+        f"{_CUSTOM}a_changed_default_of_a_file_is_in_the_domain_of_its_own_parameter",
+        f"{_CUSTOM}wrong_usage_is_one_line_and_exit_status_2",
+        f"{_CUSTOM}a_word_is_a_name_and_anything_else_a_formula",
+        f"{_CUSTOM}default_names_differ_where_formulas_do",
+        f"{_CUSTOM}the_header_and_the_manifest_hold_the_loss_exactly",
+        f"{_CUSTOM}a_file_that_changed_is_drift_and_one_that_is_gone_is_named",
+        f"{_CUSTOM}own_losses_stand_beside_those_of_the_catalogue",
+    ),
+    "derive/dictionary.py": (
+        f"{_PROOF}::test_the_dictionary_has_every_name_of_the_kernel_with_its_value",
+        f"{_PROOF}::test_an_inner_product_is_the_sum_that_it_is_called",
+        _ALL_THERE,
+    ),
     "derive/evaluate.py": ("tests/test_evaluate.py", "tests/test_functions.py", "tests/test_steps.py"),
-    "derive/examine.py": ("tests/test_custom.py",),
+    "derive/examine.py": (
+        _REFUSED,
+        _NO_LOSS,
+        f"{_CUSTOM}parameters_are_refused_for_a_reason",
+        f"{_CUSTOM}a_formula_that_explodes_when_it_is_written_out_is_refused",
+        f"{_CUSTOM}kinks_are_found_and_said",
+        f"{_CUSTOM}points_without_a_value_or_a_slope_are_told",
+        f"{_CUSTOM}at_a_kink_the_reference_takes_the_piece_that_the_code_takes",
+    ),
     "derive/expression.py": ("tests/test_expression.py", _REFUSED, _NO_LOSS, "tests/test_fuzz.py", _SURVIVORS),
     "derive/formats.py": ("tests/test_formats.py", _CHECKS),
     "derive/forward.py": ("tests/test_hvp.py",),
@@ -61,15 +124,78 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/normalization.py": (_DIFFERENTIATE, _KERNEL),
     "derive/printing.py": ("tests/test_printing.py", "tests/test_latex.py"),
     "derive/properties.py": (_DIFFERENTIATE, _PROOF),
-    "derive/requests.py": ("tests/test_api.py", "tests/test_batch.py", "tests/test_regenerate.py"),
+    "derive/regenerate.py": (
+        *_REGENERATE,
+        "tests/targets/test_cuda_usage.py::test_all_leaves_it_out_and_a_check_of_all_leaves_its_files_alone",
+    ),
+    "derive/requests.py": (
+        *_API,
+        "tests/test_batch.py",
+        *_REGENERATE,
+        f"{_CLI}parameter_goes_to_the_losses_that_have_it",
+        f"{_CLI}close_name_is_suggested",
+        f"{_CLI}all_names_that_may_be_meant_are_suggested",
+        f"{_CLI}all_does_not_hide_a_misspelt_name",
+        f"{_CLI}name_that_is_close_to_none_is_answered_with_all",
+        f"{_CLI}value_that_cannot_be_is_refused_in_one_line",
+        f"{_ACCURACY}a_wrong_combination_is_one_clear_line",
+        f"{_ACCURACY}what_is_not_executable_is_refused_in_python",
+        _EXECUTABLE,
+    ),
     "derive/rescale.py": (_RESCALE, "tests/test_properties.py"),
     "derive/stabilise.py": ("tests/test_stabilise.py", _DIFFERENTIATE),
     "derive/steps.py": ("tests/test_steps.py", _DIFFERENTIATE),
     "derive/symbols.py": ("tests/test_steps.py", _DIFFERENTIATE),
     "derive/table.py": (_PROOF,),
-    "derive/targets/c.py": ("tests/targets/test_c.py", _C),
-    "derive/targets/cpp.py": ("tests/targets/test_cuda.py", "tests/targets/test_caffe.py"),
-    "derive/targets/latex.py": ("tests/test_latex.py",),
+    "derive/targets/base.py": (
+        "tests/targets/test_base.py",
+        "tests/test_api.py::test_a_default_that_a_float_type_does_not_have_is_refused",
+        "tests/test_reductions.py::test_a_maximum_of_numbers_that_may_be_negative_is_derived_but_not_generated",
+        "tests/test_new_entry.py::test_a_parameter_that_would_have_to_be_known_to_every_component_is_refused",
+        f"{_NUMPY}verification_runs_the_text_and_passes",
+    ),
+    "derive/targets/c.py": ("tests/targets/test_c.py", f"{_C}::test_every_layer_is_right", _EXECUTABLE),
+    "derive/targets/caffe.py": (
+        "tests/targets/test_caffe.py::test_files_and_types_are_named_as_caffe_names_them",
+        "tests/targets/test_caffe.py::test_the_header_states_the_memory_and_where_parameters_come_from",
+        _EXECUTABLE,
+        _HOST,
+        "tests/verify/caffe/test_layer.py::test_every_layer_is_right_in_real_caffe_and_so_are_its_kernels[l2-hinge]",
+    ),
+    "derive/targets/cpp.py": (
+        "tests/test_reductions.py::test_unit_vectors_are_rounded_where_passes_compare_them",
+        f"{_C}::test_every_layer_is_right",
+        f"{_CUSTOM}every_function_is_executed_in_kernels",
+        _EXECUTED,
+    ),
+    "derive/targets/cuda.py": (
+        f"{_CUDA}only_the_float_types_asked_for_are_instantiated",
+        f"{_CUDA}the_source_knows_every_dimension_and_its_size_does_not_depend_on_it",
+        f"{_CUDA}the_defaults_of_the_parameters_are_in_the_code",
+        _EXECUTABLE,
+        f"{_LAUNCHERS}what_errors_are_planted_into_is_right",
+        f"{_CUDA}two_blocks_of_the_longest_rows_fit_on_a_multiprocessor_where_registers_allow",
+        f"{_CUSTOM}every_function_is_executed_in_kernels",
+    ),
+    "derive/targets/latex.py": (
+        "tests/test_latex.py",
+        _ALL_THERE,
+        f"{_PROOF}::test_what_is_said_of_opposite_embeddings_and_of_longer_ones",
+        f"{_PROOF}::test_remarks_stand_only_where_they_belong",
+        f"{_PROOF}::test_the_floor_of_the_paper_on_unit_vectors_is_stated",
+        f"{_PROOF}::test_the_gradients_of_both_norms_stand_side_by_side",
+        f"{_PROOF}::test_the_layers_of_a_distance_are_told",
+    ),
+    "derive/targets/numpy.py": (
+        f"{_NUMPY}verification_runs_the_text_and_passes",
+        f"{_NUMPY}default_parameters_are_those_asked_for",
+        f"{_NUMPY}sigmoids_of_a_number_and_its_negative_are_one_call_and_nothing_else_is",
+        f"{_NUMPY}options_outside_their_domain_are_refused",
+        f"{_NUMPY}a_module_for_one_float_type_refuses_the_other",
+        f"{_CUSTOM}every_function_is_verified_in_numpy",
+        "tests/test_hvp.py::test_no_line_of_a_module_is_long",
+        _EXECUTABLE,
+    ),
     "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
     "derive/text.py": ("tests/test_printing.py", _PROOF, "tests/targets/test_registry.py"),
     "derive/units.py": (_SURVIVORS, _KERNEL),

@@ -56,6 +56,12 @@ def test_nothing_is_said_without_tests_that_import_the_module(tmp_path: Path) ->
     assert "its tests do not pass, or do not import it, without a mutant" in done.stderr
 
 
+def test_tests_that_end_their_process_do_not_pass(tmp_path: Path) -> None:
+    done = run(tmp_path, f"{TESTS}    import os; os._exit(0)\n")
+    assert done.returncode == 1
+    assert "its tests do not pass" in done.stderr
+
+
 def test_mutants_are_of_what_runs_and_stand_where_they_say() -> None:
     found = mutants_of(TARGET)
     assert {mutant.line for mutant in found} == {6, 7, 8}

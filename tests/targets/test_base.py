@@ -132,6 +132,11 @@ def test_every_file_begins_with_mark_command_and_fingerprint_and_no_date(target:
         assert not is_ours(tmp_path / "file")
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_file_ends_with_one_newline(target: str) -> None:
+    assert all(re.search(r"[^\n]\n\Z", file.text) for file in made(target=target).files)
+
+
 def test_the_text_of_a_file_is_found_by_its_suffix() -> None:
     product = made(target="cuda")
     assert {file.path for file in product.files if file.text in (product.text(".cu"), product.text(".cuh"))} == {

@@ -143,4 +143,5 @@ def test_the_domain_of_a_parameter_is_tested_before_anything_else() -> None:
 def test_long_lines_are_broken_after_commas_and_before_operators() -> None:
     assert folded("    f(aaaa, bbbb, cccc);\n", 18) == "    f(aaaa, bbbb,\n        cccc);\n"
     assert folded("return aaaa || bbbb;\n", 16) == "return aaaa\n    || bbbb;\n"
+    assert folded("f(aaaa, bbbb);\n", len("f(aaaa, bbbb);")) == "f(aaaa, bbbb);\n"
     assert folded("// aaaa, bbbb, cccc\n", 10) == "// aaaa, bbbb, cccc\n"

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from objectives import COVER
 
-from derive_triplet import LOSSES, Product, differentiate, generate, verify
+from derive_triplet import LOSSES, Objective, Product, differentiate, generate, verify
+from derive_triplet import objective as named
 from derive_triplet.derive.launches import FLOAT_TYPES, kernels, qualified
 from derive_triplet.derive.rescale import rescale
 from derive_triplet.derive.verify import compiled, nvcc, nvrtc
@@ -110,6 +111,24 @@ def test_the_source_knows_every_dimension_and_its_size_does_not_depend_on_it() -
         for file in made(norm, loss).files:
             assert len(file.text.splitlines()) < 1300
             assert "long long dim" in file.text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "fit"),
+    [
+        (named("l2", "hinge"), True),
+        (named("l2-squared", "hinge"), True),
+        (named("l2-smooth", "hinge"), False),  # a hypotenuse
+        (named("linf", "hinge"), False),  # a second stage
+        (named(like="torch"), False),  # a number that is added to components
+    ],
+    ids=lambda chosen: getattr(chosen, "stem", ""),
+)
+def test_two_blocks_of_the_longest_rows_fit_on_a_multiprocessor_where_registers_allow(
+    chosen: Objective, fit: bool
+) -> None:
+    header = generate(differentiate(chosen), "cuda").text(".cuh")
+    assert ("blocks fit on a multiprocessor, but for the longest rows" not in header) is fit
 
 
 @pytest.mark.parametrize(("loss", "parameter"), [("softmax-mse", "temperature"), ("hinge", "margin")])

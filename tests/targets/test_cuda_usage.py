@@ -38,6 +38,15 @@ def test_the_committed_table_has_every_kernel_of_every_type() -> None:
         assert all(8 <= registers <= 255 and warps >= 8 for registers, warps in cells), kernel
 
 
+def test_the_committed_table_follows_from_its_registers() -> None:
+    text = (COMMITTED / "triplet_softmax_mse_l2.md").read_text(encoding="utf-8")
+    registers = {
+        kernel: dict(zip(ARCHITECTURES, (taken for taken, _ in cells), strict=True))
+        for kernel, cells in rows(text).items()
+    }
+    assert text.endswith("\n".join([*cuda_usage._table(registers), ""]))
+
+
 # registers of a warp are given out 256 at a time, blocks whole
 @pytest.mark.parametrize(
     ("architecture", "registers", "threads", "warps"),

@@ -18,7 +18,7 @@ from objectives import COVER, named
 from derive_triplet import DISTANCES, LOSSES, Distance, Loss, Objective, Parameter, Product, differentiate, generate
 from derive_triplet.cli import main
 from derive_triplet.derive.targets import pdf as pdf_target
-from derive_triplet.derive.typeset import HOW_TO_GET_ONE, find_engine, typeset
+from derive_triplet.derive.typeset import HOW_TO_GET_ONE, Typeset, find_engine, typeset
 
 COMMITTED = Path(__file__).parents[2] / "generated"
 OBJECTIVES = named(COVER)
@@ -233,6 +233,14 @@ def test_hostile_names_are_set_as_they_are(objective: Objective, tmp_path: Path)
 def test_extreme_parameters_fit_on_the_page(loss: str, parameters: Mapping[str, float]) -> None:
     product = generate(differentiate("l2", loss), "pdf", parameters=parameters, engine="tinytex")
     assert product.facts["typeset"].complaints == ()
+
+
+def test_a_product_says_which_engine_set_it_and_not_where_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pdf_target, "find_engine", lambda name="": ("pdflatex", "/somewhere/pdflatex"))
+    monkeypatch.setattr(pdf_target, "typeset", lambda text, engine: Typeset(b"%PDF", ()))
+    product = generate(differentiate("l2", "hinge"), "pdf")
+    assert product.settings.engine == "pdflatex"
+    assert pdf_of(product) == b"%PDF"
 
 
 # ---------------------------------------------------------------- without an engine

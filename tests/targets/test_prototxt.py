@@ -6,6 +6,7 @@ import re
 import subprocess
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from objectives import COVER, NORMALIZED
@@ -80,6 +81,29 @@ def test_every_bottom_is_a_top_of_a_layer_before_and_only_towers_work_in_place(
             assert not known.intersection(tops) or values(layer, "type") == ["ReLU"]
             known.update(tops)
         assert values(layers(file.text)[-1], "top") == ["loss"]
+
+
+@objectives
+def test_what_a_net_warns_of_is_in_its_layers(norm: str, loss: str, normalize: bool) -> None:
+    product = made(norm, loss, normalize)
+    text = product.files[0].text
+    assert ("#   - ties: " in text) == ('type: "Pooling"' in text)
+    has_squares = "operation: SUMSQ" in text and not product.objective.of_units
+    assert ("differences of components are squared" in text) == has_squares
+
+
+def test_a_net_says_what_is_added_makes_of_its_numbers() -> None:
+    def said(words: str, normalize: bool) -> list[Any]:
+        found = re.search(words, made(normalize=normalize).files[0].text, re.DOTALL)
+        assert found
+        return list(map(mpmath.mpf, found.groups()))
+
+    with mpmath.workdps(60):
+        added, longer = said(r"Power adds (\S+) before.* A root r becomes r \+ (\S+)/r", False)
+        assert abs((mpmath.sqrt(1 + added) - 1) / longer - 1) < 1e-6
+        added, shorter, times = said(r"adds (\S+) to the squared.*than 1 by (\S+)/r\^2.*multiplied by (\S+),", True)
+        assert abs((1 - 1 / mpmath.sqrt(1 + added)) / shorter - 1) < 1e-6
+        assert abs(times * mpmath.sqrt(added) - 1) < 1e-6
 
 
 def test_only_nets_without_weights_force_backward() -> None:

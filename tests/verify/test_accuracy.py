@@ -26,6 +26,7 @@ from derive_triplet import (
     own_loss,
 )
 from derive_triplet.cli import main
+from derive_triplet.derive.requests import executable_targets
 from derive_triplet.derive.targets.numpy import NumpyTarget
 from derive_triplet.derive.verify import gpu, naive, nvrtc, ptx
 from derive_triplet.derive.verify.accuracy import Column, measure
@@ -309,6 +310,11 @@ def test_what_is_not_executable_is_refused_in_python() -> None:
         accuracy(differentiate("l2", "hinge"), "latex")
     with pytest.raises(UsageError, match="no target was given"):
         accuracy(differentiate("l2", "hinge"), [])
+
+
+def test_all_means_each_that_is_executable_and_each_is_measured_once() -> None:
+    assert executable_targets(["c", "numpy", "c"]) == ["c", "numpy"]
+    assert executable_targets(["c", "all"]) == ["numpy", "c", "cuda", "caffe"]
 
 
 @pytest.mark.usefixtures("_no_torch")
