@@ -362,15 +362,14 @@ def _order(objective: Objective, runner: Runner, dtype: str, shapes: Iterable[tu
     It takes no reference to see that a row or a component is left out, counted twice or put in the wrong place.
     """
     random = np.random.Generator(np.random.PCG64(0))
-    worst, computed_in = 0.0, FORMATS[dtype].computed_in
+    worst, computed_in, rounded = 0.0, FORMATS[dtype].computed_in, FORMATS[dtype].rounded
     parameters = {p.name: p.default for p in objective.parameters}
     for shape in shapes:
         size = _size(objective, shape[1], parameters)
-        x, x_pos = (random.uniform(-size, size, shape) for _ in range(2))
+        x, x_pos = (rounded(random.uniform(-size, size, shape)) for _ in range(2))
         # the negative is half as far, for a slope may vanish or be infinitely steep where the distances are alike, and
         # in many dimensions most are
-        x_neg = x + np.roll(x_pos - x, 1, axis=1) / 2
-        x, x_pos, x_neg = map(FORMATS[dtype].rounded, (x, x_pos, x_neg))
+        x_neg = rounded(x + np.roll(x_pos - x, 1, axis=1) / 2)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
         apart = [np.max(np.abs(a[::-1, ::-1] - b)) for a, b in zip(gradients_turned, gradients, strict=True)]
