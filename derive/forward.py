@@ -344,7 +344,14 @@ class _Forward:
         total = sp.Add(*(sp.diff(expr, symbol) * self._rate(symbol) for symbol in free))
         found = min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops)
         found = found.replace(lambda e: isinstance(e, sigmoid), self._by_name)
-        return finite_at_kinks(found, self.values).replace(lambda e: isinstance(e, sp.Mul), _divided_in_turn)
+        return finite_at_kinks(found, self.values).replace(lambda e: isinstance(e, sp.Mul), self._in_turn)
+
+    def _in_turn(self, value: sp.Mul) -> sp.Expr:
+        """a/b^3 as ((a/b)/b)/b: the power leaves the range of a type long before the quotient does."""
+        bases = {f: f.base for f in value.args if f.is_Pow and f.base in self.values and f.exp.is_Integer}
+        powers = [power for power, base in bases.items() if power.exp <= -3 and base not in self.scales]
+        below = (bases[power] for power in powers for _ in range(-int(power.exp)))
+        return reduce(quotient, below, value / sp.Mul(*powers))
 
     def _rate(self, symbol: sp.Symbol) -> sp.Expr:
         if symbol not in self.rates:
@@ -420,13 +427,6 @@ class _Forward:
 
 _SIDES = {symbols.d_pos: 1, symbols.d_neg: 2}
 """Which of the maps is the gradient in the embedding that a distance is to."""
-
-
-def _divided_in_turn(value: sp.Mul) -> sp.Expr:
-    """a/b^3 as ((a/b)/b)/b: the power leaves the range of a type long before the quotient does."""
-    powers = [f for f in value.args if f.is_Pow and f.base.is_Symbol and f.exp.is_Integer and f.exp <= -3]
-    below = (power.base for power in powers for _ in range(-int(power.exp)))
-    return reduce(quotient, below, value / sp.Mul(*powers))
 
 
 def _unless_0(weight: sp.Expr) -> sp.Expr:
