@@ -34,7 +34,8 @@ Numbers
     units          a kernel on unit vectors, for normalized embeddings
     largest        a kernel on components over the largest of them, for sums of powers
     hvp            the kernel of a Hessian-vector product
-    forward        the rates that it is made of, by forward-mode differentiation
+    forward        the maps and weights that it is made of, by forward-mode differentiation
+    rates          the rates of the numbers of a kernel, by the chain rule
     rescale        a kernel on scaled components, for rows whose sums leave the range of the type
 C++
     targets/cpp    what CUDA, Caffe and C share: the slots of functions on a row; of the first two also the printer

@@ -1,8 +1,7 @@
 """Rescaled -> what the rates of its maps are made of: forward-mode differentiation of a kernel.
 
-The rate of a number is how fast it changes as the embeddings move in a direction, (dx, dx_pos, dx_neg). Rates of sums
-are sums, rates of scalars are scalars, and rates of maps are maps. Scales of the kernel do not change, and the
-direction is multiplied by those of the row.
+Rates of maps are maps, of what `Rates` finds. Scales of the kernel do not change, and the direction is multiplied by
+those of the row.
 
 The gradient of a distance such as the Euclidean one is an elementwise factor over the distance. The rate of that is
 
@@ -19,38 +18,27 @@ components that are the largest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
-from types import MappingProxyType
 from typing import Any
 
 import mpmath
 import sympy as sp
 
-from . import symbols
 from .evaluate import Point, evaluate
 from .functions import (
     absolute,
-    finite_at_kinks,
-    masked_power,
     masked_ratio,
     product,
     quotient,
     rounded,
-    sigmoid,
     signed,
-    signum,
     step,
 )
-from .kernel import INPUTS, X_NEG, X_POS, Assignment, Reduction, RowKernel, Stage, X
-from .largest import cancelling, counted
+from .kernel import Assignment, Reduction, RowKernel, Stage
+from .rates import SIDES, Power, Rates
 from .rescale import Rescaled
 from .steps import DIGITS
 
-DIRECTION: Mapping[str, sp.Symbol] = MappingProxyType({f"d{name}": sp.Symbol(f"d{name}", real=True) for name in INPUTS})
-"""The components of the direction, by the names of the vectors."""
-_RATES = dict(zip((X, X_POS, X_NEG), DIRECTION.values(), strict=True))
 _SLOPES = {sp.Symbol(name, real=True) for name in ("slope", "slope_pos", "slope_neg")}
 
 
@@ -75,56 +63,20 @@ class _Split:
     scale: sp.Expr
 
 
-@dataclass(frozen=True)
-class _Power:
-    """A component that is sign(of)*share^exponent, where share is |of|/largest.
-
-    Its rate is exponent*(rate of `of`)/largest*share^(exponent - 1). A negative power of 0 is taken as 0.
-    """
-
-    component: sp.Symbol
-    exponent: sp.Expr
-    of: sp.Symbol
-    largest: sp.Symbol
-
-    @property
-    def steep(self) -> sp.Symbol:
-        """The root of the power in the rate, which is in the range of a type wherever share is."""
-        return sp.Symbol(self.name("steep"), real=True)
-
-    def name(self, of: str) -> str:
-        """What something else of the same distance is called."""
-        return str(self.component).replace("power", of)
-
-
 def differentiated(program: Rescaled) -> RowKernel:
     """The kernel of a program with maps that are the rates of its own, and with all that these need."""
     forward = _Forward(program)
     return forward.assembled(tuple(forward.map(gradient) for gradient in program.kernel.maps))
 
 
-class _Forward:
+class _Forward(Rates):
     """A program, and what is added to it so that the rates of its maps are known."""
 
     def __init__(self, program: Rescaled) -> None:
-        self.kernel = program.kernel
-        self.scales = frozenset(program.scales.values())
-        self.values = {a.symbol: a.value for a in self.kernel.scalars}
-        self.sums = {r.symbol: r.term for r in self.kernel.reductions if r.kind == "sum"}
-        self.maxima, self.counts = {r.symbol: r for r in self.kernel.maxima}, counted(self.kernel)
-        self.fixed = self._fixed()
-        self.roots = dict(_roots(self.kernel))
-        self.components: dict[sp.Symbol, sp.Expr] = {}
-        self.rates: dict[sp.Symbol, sp.Expr] = {**dict.fromkeys(self.fixed, sp.S.Zero), **_RATES}
+        super().__init__(program)
         self.norms: dict[sp.Symbol, sp.Symbol] = {}  # from 1/norm to the rate of the norm over the norm
         self.of_norms: list[tuple[Reduction, Assignment]] = []
-        self.inverses: list[Assignment] = []
         self.drags: dict[sp.Symbol, sp.Expr] = {}  # split weights times the rates of what they are divided by
-        self.powers: dict[sp.Symbol, _Power] = {}
-        for component in self.kernel.components:
-            self._take_component(component.symbol, component.value)
-        self.reductions: list[Reduction] = []
-        self.scalars: list[Assignment] = []
         for component, value in tuple(self.components.items()):
             self._take_norm(component, value)
         self.splits = {weight: split for weight in self.kernel.weights if (split := self._split(weight))}
@@ -174,18 +126,6 @@ class _Forward:
             kernel = replace(kernel, stages=(*before, both))
         return kernel
 
-    def _fixed(self) -> set[sp.Symbol]:
-        """What does not change: scales, parameters, counts, some maxima, and what is made of these.
-
-        A maximum does change, but what is computed from components over it does not depend on it (`largest`): any rate
-        of it gives the same product, and none is what there is to compute. The check of the product shows that.
-        """
-        fixed = {*self.scales, *map(symbols.parameter, self.kernel.parameters), *cancelling(self.kernel)}
-        fixed |= {count.symbol for count in self.counts.values()}
-        for scalar in self.kernel.scalars:
-            fixed |= {scalar.symbol} if scalar.value.free_symbols <= fixed else set()
-        return fixed
-
     # ------------------------------------------------------------ norms, powers, distances, weights
 
     def _take_norm(self, component: sp.Symbol, value: sp.Expr) -> None:
@@ -200,29 +140,13 @@ class _Forward:
             self.norms[inverse], self.rates[inverse] = rate, -inverse * rate
             self._name_component(component, inverse * of - rate * component)
 
-    def _take_component(self, component: sp.Symbol, value: sp.Expr) -> None:
-        """A component as it is, or as a signed power of another one over the largest: only one power is computed."""
-        for sign in value.atoms(signum):
-            share, exponent = (value / sign).as_base_exp()
-            if share not in self.components:  # it is what counts a component among the largest
-                continue
-            power = _Power(component, exponent, sign.args[0], self.components[share].args[1])
-            self.components[power.steep] = masked_power(share, (exponent - 1) / 2)
-            self.powers[component] = power
-            value = sign * product(product(share, power.steep), power.steep)
-        self.components[component] = value
-
-    def _bent(self, power: _Power, weight: sp.Symbol) -> sp.Symbol:
+    def _bent(self, power: Power, weight: sp.Symbol) -> sp.Symbol:
         """The rate of a power times a weight, which is not multiplied by what overflows if it is 0."""
         over, pace, bent = (sp.Symbol(power.name(of), real=True) for of in ("over", "pace", "bent"))
         self.components[over] = power.largest * _unless_0(weight)
         self.components[pace] = masked_ratio(power.exponent * self.rate_of(power.of), over)
         self.components[bent] = product(product(weight * pace, power.steep), power.steep)
         return bent
-
-    def _rate_of_power(self, power: _Power) -> sp.Expr:
-        rate = masked_ratio(power.exponent * self.rate_of(power.of), power.largest)
-        return product(product(rate, power.steep), power.steep)
 
     def _split(self, weight: sp.Symbol) -> _Split | None:
         above, below = _over(self.values[weight])
@@ -231,7 +155,7 @@ class _Forward:
         slopes = above.free_symbols & _SLOPES
         number = above / slopes.pop() if len(slopes) == 1 else above
         factors = {signed(sp.diff(self._taken_apart(m.value)[2], weight))[1] for m in self.kernel.maps} - {sp.S.Zero}
-        sides = [which for which, at in _SIDES.items() if self.kernel.maps[at].value.has(weight)]
+        sides = [which for which, at in SIDES.items() if self.kernel.maps[at].value.has(weight)]
         if number.free_symbols - self.fixed or not below.free_symbols - self.fixed or len(factors) * len(sides) != 1:
             return None
         (factor,), (distance,) = factors, sides
@@ -335,89 +259,6 @@ class _Forward:
             found = quotient(found, scale)
         return found
 
-    # ------------------------------------------------------------ forward mode
-
-    def rate_of(self, expr: sp.Expr) -> sp.Expr:
-        """By the chain rule at the symbols."""
-        expr = expr.xreplace(self.roots)
-        free = sorted(expr.free_symbols, key=str)
-        total = sp.Add(*(sp.diff(expr, symbol) * self._rate(symbol) for symbol in free))
-        found = min(sp.factor_terms(total), sp.factor(total), key=sp.count_ops)
-        found = found.replace(lambda e: isinstance(e, sigmoid), self._by_name)
-        return finite_at_kinks(found, self.values).replace(lambda e: isinstance(e, sp.Mul), self._in_turn)
-
-    def _in_turn(self, value: sp.Mul) -> sp.Expr:
-        """a/b^3 as ((a/b)/b)/b: the power leaves the range of a type long before the quotient does."""
-        bases = {f: f.base for f in value.args if f.is_Pow and f.base in self.values and f.exp.is_Integer}
-        powers = [power for power, base in bases.items() if power.exp <= -3 and base not in self.scales]
-        below = (bases[power] for power in powers for _ in range(-int(power.exp)))
-        return reduce(quotient, below, value / sp.Mul(*powers))
-
-    def _rate(self, symbol: sp.Symbol) -> sp.Expr:
-        if symbol not in self.rates:
-            self.rates[symbol] = self._new_rate(symbol)
-        return self.rates[symbol]
-
-    def _new_rate(self, symbol: sp.Symbol) -> sp.Expr:
-        name = f"rate_{str(symbol).removeprefix('d_')}"
-        if symbol in self.components:
-            power = self.powers.get(symbol)
-            rate = self._rate_of_power(power) if power else self._rate_of_component(self.components[symbol])
-            return self._name_component(symbol, rate) if rate != 0 else rate
-        if symbol in self.maxima:
-            return self._rate_of_maximum(self.maxima[symbol])
-        if symbol in self.sums:
-            if (term := self.rate_of(self.sums[symbol])) == 0:
-                return term
-            self.reductions.append(Reduction(sp.Symbol(name, real=True), term))
-            return self.reductions[-1].symbol
-        value = self.values[symbol]
-        if roots := {root: factor for root, of in self.roots.items() if (factor := symbol / of).is_number}:
-            ((root, factor),) = roots.items()
-            rate = masked_ratio(factor**2 * self._rate(root.base), 2 * symbol)
-        else:
-            rate = self.rate_of(value)
-        short = not rate.args or isinstance(value, sigmoid)
-        # scales are divided by last: a product that is 0 for another factor might overflow before
-        scaled = rate.free_symbols & self.scales and symbol not in _SIDES
-        return rate if short or scaled else self._name(name, rate)
-
-    def _rate_of_maximum(self, largest: Reduction) -> sp.Expr:
-        """The mean of the rates of the terms that are the largest, as the derivative is that of their derivatives."""
-        count = self.counts[largest.symbol]
-        picks = {c.value: c.symbol for c in self.kernel.components if c.value.has(count.term)}
-        term = (count.term * self.rate_of(largest.term)).subs(picks)
-        self.reductions.append(Reduction(sp.Symbol(f"scaled_rate_{largest.name}", real=True), term))
-        return self.reductions[-1].symbol / count.symbol
-
-    def _rate_of_component(self, value: sp.Expr) -> sp.Expr:
-        """As the component is written, if it is linear."""
-        free = value.free_symbols - self.fixed
-        if sp.expand(sp.Add(*(sp.diff(value, s) * s for s in free)) - value) == 0 and not value.atoms(sp.Function):
-            return value.xreplace({s: self._rate(s) for s in free})
-        return self.rate_of(value)
-
-    def _name(self, name: str, value: sp.Expr) -> sp.Symbol:
-        self.scalars.append(Assignment(symbol := sp.Symbol(name, real=True), value))
-        return symbol
-
-    def _name_component(self, component: sp.Symbol, rate: sp.Expr) -> sp.Expr:
-        self.components[named := sp.Symbol(f"d{component}", real=True)] = rate
-        self.rates[component] = named
-        return named
-
-    def _by_name(self, node: sigmoid) -> sp.Expr:
-        """A sigmoid of z or -z by the name that derivations give it."""
-        (z,) = node.args
-        sign, argument = signed(z)
-        if not (argument.is_Symbol and argument.name.startswith("z")):
-            return node
-        named = sp.Symbol(("s" if sign > 0 else "q") + argument.name[1:], positive=True)
-        if named not in self.values:
-            self.values[named] = node
-            self.inverses.append(Assignment(named, node))
-        return named
-
     def _taken_apart(self, value: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
         """The value of a map as (1/norm, scale that is multiplied last, the rest), 1 for what there is not."""
         value, last = value.args if isinstance(value, product) else (value, sp.S.One)
@@ -425,21 +266,9 @@ class _Forward:
         return inverse, last, value / inverse
 
 
-_SIDES = {symbols.d_pos: 1, symbols.d_neg: 2}
-"""Which of the maps is the gradient in the embedding that a distance is to."""
-
-
 def _unless_0(weight: sp.Expr) -> sp.Expr:
     """0 for a weight of 0, and 1 for any other: what is divided by it with a mask does not overflow for nothing."""
     return step(absolute(weight))
-
-
-def _roots(kernel: RowKernel) -> Iterator[tuple[sp.Expr, sp.Expr]]:
-    """The roots of sums, each as a number times the scalar that it is."""
-    for assignment in kernel.scalars:
-        for reduction in kernel.reductions:
-            if (number := assignment.value / sp.sqrt(reduction.symbol)).is_number and number:
-                yield sp.sqrt(reduction.symbol), assignment.symbol / number
 
 
 def _masked(value: sp.Expr) -> sp.Expr | None:

@@ -17,9 +17,10 @@ import sympy as sp
 
 from .errors import StepError
 from .evaluate import Point
-from .forward import DIRECTION, differentiated
+from .forward import differentiated
 from .functions import attains
 from .kernel import INPUTS, Assignment, RowKernel, Stage, agree, run
+from .rates import DIRECTION
 from .rescale import Rescaled, rescale, setting_of
 from .steps import DIGITS
 
