@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,7 +131,31 @@ def test_usage_is_read_from_the_log_of_ptxas() -> None:
     assert nvrtc._usage("", {}) == ()
 
 
+@needs_nvrtc
+@pytest.mark.parametrize("source", ["", "no source"])
+def test_what_the_compiler_holds_is_given_back(source: str, oldest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    call = nvrtc._call
+    monkeypatch.setattr(nvrtc, "_call", lambda name, *arguments: [called.append(name), call(name, *arguments)])
+    with suppress(nvrtc.NvrtcError):
+        nvrtc.compile_source(source, oldest, [])
+    assert (called[0], called[-1]) == ("nvrtcCreateProgram", "nvrtcDestroyProgram")
+
+
 # ---------------------------------------------------------------- where it is missing
+
+
+def test_the_library_is_looked_for_in_packages_and_then_where_the_system_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "cu13" / "lib").mkdir(parents=True)
+    for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0"):
+        (folder / name).touch()
+    monkeypatch.setattr(nvrtc, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    monkeypatch.setattr(nvrtc.ctypes.util, "find_library", lambda _: "libnvrtc.so.12")
+    assert [*nvrtc._candidates()] == [folder / "libnvrtc.so.13", Path("libnvrtc.so.12")]
+    monkeypatch.setattr(nvrtc, "find_spec", lambda _: None)
+    assert [*nvrtc._candidates()] == [Path("libnvrtc.so.12")]
 
 
 def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
