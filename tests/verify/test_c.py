@@ -11,7 +11,7 @@ import pytest
 from objectives import COVER, NORMALIZED
 
 from derive_triplet import DISTANCES, LOSSES, Objective, Product, UsageError, differentiate, generate, verify
-from derive_triplet.derive.verify import c
+from derive_triplet.derive.verify import c, c_library
 
 DTYPES = {"float32", "float64"}
 THOROUGH = ("l2", "softmax-mse")
@@ -52,6 +52,7 @@ def test_thorough_verification_takes_threads_and_sanitizers() -> None:
     report = verify(made(*THOROUGH), thorough=True)
     assert report.passed, str(report)
     assert report.notes == ()
+    assert any(check.regime == "4 of 5003 components" for check in report.checks)
     for name in ("threads, vectors, streams", "sanitizers"):
         assert {check.dtype for check in report.checks if check.name == name} == DTYPES
 
@@ -63,6 +64,13 @@ def test_what_the_compiler_does_not_take_is_left_out_and_named(monkeypatch: pyte
     assert report.passed, str(report)
     assert [note.partition(":")[0].split()[-1] for note in report.notes] == ["-fopenmp", "-fsanitize=address,undefined"]
     assert "sanitizers" not in {check.name for check in report.checks}
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_arrays_begin_with_a_line_of_the_cache(dtype: str) -> None:
+    arrays = [c_library._aligned(size, dtype) for size in range(1, 100)]
+    assert [array.size for array in arrays] == list(range(1, 100))
+    assert {array.ctypes.data % 64 for array in arrays} == {0}
 
 
 def build(product: Product, folder: Path) -> c.Build:

@@ -320,9 +320,9 @@ def test_atomics_do_not_race_with_each_other(kernel: Make) -> None:
 )
 def test_atomic_operations(kernel: Make, operation: str, expected: np.generic) -> None:
     device = ptx.Device()
-    x = device.buffer("x", np.array([5], expected.dtype))
+    x = device.buffer("x", np.array([5, 7, 7], expected.dtype))
     device.launch(kernel(f"mov.u32 %r0, %tid.x; {operation}"), 1, 3, [x])
-    assert x.array()[0] == expected
+    assert x.array().tolist() == [expected, 7, 7]
 
 
 # ---------------------------------------------------------------- address spaces
