@@ -96,9 +96,11 @@ def test_one_float_type_is_verified_alone() -> None:
 def test_without_a_compiler_it_says_rendered_and_how_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(c.COMPILER_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", "")
-    report = verify(made())
+    report = verify(product := made())
     assert (report.level, report.checks) == ("rendered", ())
     assert "cc, gcc, clang on the PATH" in report.notes[0]
+    with c.methods(product) as (method,):
+        assert method.lacks == report.notes[0]
 
 
 def test_a_compiler_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
