@@ -173,6 +173,18 @@ def test_a_library_that_cannot_be_loaded_counts_as_missing(monkeypatch: pytest.M
     assert nvrtc._library.__wrapped__() is None
 
 
+@pytest.mark.parametrize("complaint", ["", "layer.cu(1): error"])
+def test_where_there_is_only_nvcc_it_compiles_for_all_architectures(
+    complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvrtc, "is_available", lambda: False)
+    monkeypatch.setattr(nvcc, "find", lambda: "nvcc")
+    monkeypatch.setattr(nvcc, "errors", lambda files: complaint)
+    report = verify(generate(differentiate("l2", "hinge"), "cuda"))
+    assert report.level == "compiled (nvcc: all major architectures)"
+    assert [(check.name, check.detail, check.passed) for check in report.checks] == [("nvcc", complaint, not complaint)]
+
+
 def test_without_a_compiler_the_level_is_rendered_and_says_how_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "is_available", lambda: False)
     monkeypatch.setattr(nvcc, "find", lambda: None)
