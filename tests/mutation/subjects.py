@@ -37,6 +37,7 @@ _ALL_THERE = f"{_PROOF}::test_the_document_has_all_that_it_promises"
 _PTX = "tests/verify/ptx/"
 _C = "tests/verify/test_c.py"
 _C_QUICK = (
+    f"{_C}::test_arrays_begin_with_a_line_of_the_cache",
     f"{_C}::test_thorough_verification_takes_threads_and_sanitizers",
     f"{_C}::test_what_the_compiler_does_not_take_is_left_out_and_named",
     f"{_C}::test_without_a_compiler_it_says_rendered_and_how_to_get_more",
