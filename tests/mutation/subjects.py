@@ -256,6 +256,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/verify/c.py": _C_QUICK,
     "derive/verify/c_library.py": _C_QUICK,
     "derive/verify/caffe/composed.py": (
+        f"{_COMPOSED}normalized_embeddings_are_judged_in_units_of_what_makes_them_shorter",
         f"{_COMPOSED}every_net_is_right_in_real_caffe[l2-softmax-mse-True]",
         f"{_COMPOSED}an_error_in_the_net_is_seen",
         f"{_COMPOSED}on_its_kink_the_hinge_has_the_derivative_0",
