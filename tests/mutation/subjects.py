@@ -264,6 +264,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_COMPOSED}without_pycaffe_a_note_says_that_nothing_was_trained",
     ),
     "derive/verify/caffe/gpu.py": (
+        f"{_LAYER}every_layer_is_right_in_real_caffe_and_so_are_its_kernels[l2-softmax-mse]",
         f"{_LAYER}an_error_in_the_kernels_is_seen",
         f"{_LAYER}without_nvcc_the_gpu_code_is_only_rendered",
     ),
