@@ -21,7 +21,7 @@ def find() -> str | None:
     spec = find_spec("nvidia")
     for root in spec.submodule_search_locations or () if spec else ():
         for candidate in sorted(Path(root).glob("*/bin/nvcc*")):
-            if found := shutil.which(candidate):
+            if found := shutil.which(str(candidate)):
                 return found
     return None
 

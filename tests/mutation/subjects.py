@@ -36,11 +36,48 @@ _PROOF = "tests/test_proof.py"
 _ALL_THERE = f"{_PROOF}::test_the_document_has_all_that_it_promises"
 _PTX = "tests/verify/ptx/"
 _C = "tests/verify/test_c.py"
+_C_QUICK = (
+    f"{_C}::test_arrays_begin_with_a_line_of_the_cache",
+    f"{_C}::test_thorough_verification_takes_threads_and_sanitizers",
+    f"{_C}::test_what_the_compiler_does_not_take_is_left_out_and_named",
+    f"{_C}::test_without_a_compiler_it_says_rendered_and_how_to_get_more",
+    f"{_C}::test_a_compiler_that_is_not_there_is_an_error",
+    f"{_C}::test_the_compiler_may_have_options",
+    *(
+        f"{_C}::test_an_error_in_the_source_is_seen[{plant}]"
+        for plant in (
+            "one gradient too many",
+            "weights ignored",
+            "batch factor ignored",
+            "no words for a status",
+            "unused variable",
+        )
+    ),
+    f"{_C}::test_sanitizers_see_errors[misaligned pointers taken]",
+    f"{_C}::test_results_that_depend_on_how_it_is_compiled_are_seen",
+)
+_PLANTED = "tests/verify/test_planted_errors.py::test_verification_"
+_EXECUTED = (
+    "tests/verify/test_executed.py::test_the_generated_kernels_are_right[l2-softmax-mse]",
+    *(
+        f"tests/verify/test_executed.py::test_an_error_planted_into_the_kernels_is_found[{plant}]"
+        for plant in (
+            "NaN taken for no loss",
+            "weights saved without their scales",
+            "an element's index in 32 bits",
+            "upstream gradient ignored",
+            "rows read twice",
+            "warps of 33",
+        )
+    ),
+)
 _RESCALE = "tests/test_rescale.py"
 _UNITS = "tests/test_reductions.py::test_unit_vectors_are_rounded_where_passes_compare_them"
 _LAUNCHERS = "tests/targets/test_launchers.py::test_"
 _HOST = "tests/verify/caffe/test_host.py::test_both_devices_make_the_same_of_what_is_wanted_and_stay_in_their_arrays"
 _ACCURACY = "tests/verify/test_accuracy.py::test_"
+_LAYER = "tests/verify/caffe/test_layer.py::test_"
+_COMPOSED = "tests/verify/caffe/test_composed.py::test_"
 _CUSTOM = "tests/test_custom.py::test_"
 _EXECUTABLE = f"{_ACCURACY}all_means_each_that_is_executable_and_each_is_measured_once"
 _REFUSED = f"{_CUSTOM}a_formula_is_refused_with_the_place_and_the_reason"
@@ -200,27 +237,77 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "derive/targets/numpy_rows.py": ("tests/targets/test_numpy.py", "tests/targets/test_numpy_weights.py"),
     "derive/text.py": ("tests/test_printing.py", _PROOF, "tests/targets/test_registry.py"),
     "derive/units.py": (_SURVIVORS, _KERNEL),
-    "derive/verify/c_library.py": (_C,),
-    "derive/verify/caffe/gpu.py": ("tests/verify/caffe/test_layer.py",),
+    "derive/verify/accuracy.py": tuple(
+        f"{_ACCURACY}{test}"
+        for test in (
+            "an_objective_and_a_loss_of_ones_own_are_measured",
+            "what_is_naive_is_seen_where_it_is_not_finite_and_where_it_is_wrong",
+            "a_missing_pytorch_is_named",
+            "a_broken_pytorch_is_named",
+            "a_planted_error_exceeds_the_bound",
+            "a_row_that_spoils_others_is_seen",
+            "the_count_of_numbers_beside_bad_rows_has_those_that_hide_nan",
+            "a_module_that_raises_is_one_clear_line",
+            "infinity_where_a_number_is_right_is_no_number_and_neither_is_the_reverse",
+            "the_command_in_json",
+            "what_is_not_executable_is_refused_in_python",
+            "targets_whose_tool_is_missing_are_named_and_alone_they_fail",
+        )
+    ),
+    "derive/verify/c.py": _C_QUICK,
+    "derive/verify/c_library.py": _C_QUICK,
+    "derive/verify/caffe/composed.py": (
+        f"{_COMPOSED}normalized_embeddings_are_judged_in_units_of_what_makes_them_shorter",
+        f"{_COMPOSED}every_net_is_right_in_real_caffe[l2-softmax-mse-True]",
+        f"{_COMPOSED}an_error_in_the_net_is_seen",
+        f"{_COMPOSED}on_its_kink_the_hinge_has_the_derivative_0",
+        f"{_COMPOSED}without_caffe_it_says_rendered_and_how_to_get_more",
+        f"{_COMPOSED}without_pycaffe_a_note_says_that_nothing_was_trained",
+    ),
+    "derive/verify/caffe/gpu.py": (
+        f"{_LAYER}every_layer_is_right_in_real_caffe_and_so_are_its_kernels[l2-softmax-mse]",
+        f"{_LAYER}an_error_in_the_kernels_is_seen",
+        f"{_LAYER}without_nvcc_the_gpu_code_is_only_rendered",
+    ),
+    "derive/verify/caffe/layer.py": (
+        f"{_LAYER}one_float_type_is_verified_alone",
+        f"{_LAYER}without_caffe_it_says_rendered_and_how_to_get_more",
+        f"{_LAYER}a_root_without_caffe_is_an_error",
+        f"{_LAYER}without_nvcc_the_gpu_code_is_only_rendered",
+        f"{_LAYER}an_error_in_its_own_test_is_not_passed_over",
+        f"{_LAYER}a_failed_check_is_quoted_without_its_log",
+        f"{_LAYER}a_report_of_a_layer_that_does_not_compile_has_no_level",
+    ),
     "derive/verify/caffe/sources.py": ("tests/verify/caffe/test_build.py",),
-    "derive/verify/caffe/train.py": ("tests/verify/caffe/test_composed.py",),
+    "derive/verify/caffe/train.py": (
+        f"{_COMPOSED}the_composed_and_the_fused_net_train_alike",
+        f"{_COMPOSED}without_pycaffe_a_note_says_that_nothing_was_trained",
+    ),
     "derive/verify/checks.py": (_SURVIVORS, _CHECKS),
-    "derive/verify/compiled.py": ("tests/verify/test_planted_errors.py",),
+    "derive/verify/compiled.py": (
+        "tests/verify/test_nvrtc.py",
+        "tests/verify/test_gpu.py",
+        "tests/targets/test_cuda.py::test_a_kernel_that_the_compiler_does_not_report_fails",
+        f"{_PLANTED}of_cuda_passes_without_an_error",
+    ),
     "derive/verify/differences.py": ("tests/verify/test_reference.py", _SURVIVORS),
-    "derive/verify/executed_products.py": ("tests/verify/test_executed.py",),
+    "derive/verify/executed.py": _EXECUTED,
+    "derive/verify/executed_products.py": _EXECUTED,
     "derive/verify/naive.py": (
         f"{_ACCURACY}naive_formulas_are_right_at_ordinary_points",
         f"{_ACCURACY}what_is_naive_is_seen_where_it_is_not_finite_and_where_it_is_wrong",
         f"{_ACCURACY}autograd_of_pytorch_is_measured",
     ),
-    "derive/verify/nvcc.py": ("tests/targets/test_cuda.py", "tests/verify/test_planted_errors.py"),
     "derive/verify/products.py": (_CURVATURE,),
-    "derive/verify/ptx/__init__.py": (f"{_PTX}test_execute.py",),
+    "derive/verify/ptx/__init__.py": (f"{_PTX}test_parse.py", f"{_PTX}test_execute.py"),
     "derive/verify/ptx/arithmetic.py": (f"{_PTX}test_arithmetic.py", f"{_PTX}test_instructions.py"),
     "derive/verify/ptx/errors.py": (f"{_PTX}test_execute.py",),
     "derive/verify/ptx/frame.py": (f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
-    "derive/verify/ptx/program.py": (f"{_PTX}test_parse.py", f"{_PTX}test_execute.py", f"{_PTX}test_instructions.py"),
-    "derive/verify/ptx/types.py": (f"{_PTX}test_arithmetic.py", f"{_PTX}test_instructions.py"),
+    "derive/verify/ptx/parse.py": (f"{_PTX}test_parse.py", f"{_PTX}test_execute.py"),
+    "derive/verify/ptx/program.py": tuple(
+        f"{_PTX}test_{of}.py" for of in ("parse", "execute", "instructions", "memory")
+    ),
+    "derive/verify/ptx/types.py": tuple(f"{_PTX}test_{of}.py" for of in ("arithmetic", "instructions", "memory")),
     "derive/verify/reference.py": ("tests/verify/test_reference.py", _SURVIVORS),
     "derive/verify/report.py": (_CHECKS,),
     "derive/verify/regimes.py": ("tests/verify/test_regimes.py", _CHECKS),
@@ -353,15 +440,20 @@ class Watch:
     """A plugin of pytest: how long every test takes, and which statements of a file it runs; '' is before all tests."""
 
     def __init__(self) -> None:
-        self._lines = set[int]()
+        self._lines, self._skipped = set[int](), set[str]()
         self.seen = {"": (0.0, self._lines)}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         began, self._lines = time.perf_counter(), set()
         result = yield
-        self.seen[item.nodeid] = time.perf_counter() - began, self._lines
+        if item.nodeid not in self._skipped:
+            self.seen[item.nodeid] = time.perf_counter() - began, self._lines
         return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self._skipped.add(report.nodeid)
 
     def watched(self, text: str) -> ast.Module:
         """The code of the file, which says of every statement that it is run: a trace takes several times as long."""
@@ -381,13 +473,20 @@ class Watch:
 
 
 class Order:
-    """A plugin of pytest: tests that run a line come first, the quickest before; others may use what they made."""
+    """A plugin of pytest: tests that run a line come first, the quickest before; others may use what they made.
+
+    One that is skipped now was not before: a mutant that hides a tool is seen, as by --require.
+    """
 
     def __init__(self, seen: Mapping[str, tuple[float, set[int]]], within: range) -> None:
         self.seen, self.within = seen, within
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=self._rank)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and report.nodeid in self.seen:
+            pytest.exit("a test is skipped", KILLED)
 
     def _rank(self, item: pytest.Item) -> tuple[bool, float]:
         duration, lines = self.seen.get(item.nodeid, (0.0, set[int]()))
@@ -398,6 +497,7 @@ def _module(path: str, tests: Sequence[str], folder: Path) -> Subject:
     file = (ROOT / path).resolve()
     inside = file.is_relative_to(ROOT)
     name = ".".join(("derive_triplet", *file.relative_to(ROOT).with_suffix("").parts)) if inside else file.stem
+    name = name.removesuffix(".__init__")  # which is the package
     for preloaded in _PRELOADED if inside else ():
         importlib.import_module(preloaded)  # once, and not for every mutant
     text = file.read_text(encoding="utf-8")

@@ -44,6 +44,13 @@ def test_a_mutant_that_no_test_sees_is_reported(tmp_path: Path) -> None:
     assert (tmp_path / "target.py").read_text() == TARGET
 
 
+def test_a_mutant_by_which_a_test_is_skipped_is_seen(tmp_path: Path) -> None:
+    done = run(
+        tmp_path, TESTS.replace("    assert", "    import pytest\n    if clamped(1) != 2: pytest.skip()\n    assert")
+    )
+    assert "line 8: x + 1 -> (x - 1): killed" in done.stdout, done.stderr
+
+
 def test_a_mutant_that_no_test_reaches_is_told_apart(tmp_path: Path) -> None:
     done = run(tmp_path, TESTS.replace("(clamped(1), clamped(20)) == (2, 10)", "clamped(20) == 10"))
     assert "line 8: x + 1 -> (x - 1): not reached" in done.stdout, done.stderr

@@ -153,6 +153,8 @@ def test_what_is_naive_is_seen_where_it_is_not_finite_and_where_it_is_wrong() ->
     assert errors_of(column, "|delta| about 1e+01")["loss"].error > 1e4  # 1 - q
     assert np.isnan(errors_of(column, "x = x_pos")["dL/dx_pos"].error)
     assert measured().passed  # whatever they are
+    verdicts = re.findall(r"^(\w+) +\S+ +(ok, at most 4|EXCEEDS 4|no bound) ", str(measured()), re.MULTILINE)
+    assert verdicts == [("numpy", "ok, at most 4"), ("naive", "no bound")] * len(DTYPES)
 
 
 @pytest.mark.needs("torch")

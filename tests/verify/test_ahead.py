@@ -81,6 +81,18 @@ def test_what_is_not_is_computed(
     assert computed_here(request_of_hinge) == right
 
 
+@pytest.mark.parametrize(("count", "begins"), [(1, False), (2, True)])
+def test_it_takes_a_processor_of_its_own(
+    count: int, begins: bool, request_of_hinge: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_begun", None)
+    monkeypatch.setattr(ahead, "_Ahead", lambda request: Ahead(request))
+    monkeypatch.setattr(ahead, "processors", lambda: count)
+    monkeypatch.delitem(sys.modules, "sympy", raising=False)
+    ahead.begin(request_of_hinge)
+    assert (ahead._begun is not None) == begins
+
+
 def test_with_sympy_there_is_nothing_to_do_meanwhile(
     request_of_hinge: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from objectives import COVER, NORMALIZED
 
 from derive_triplet import DISTANCES, LOSSES, Objective, Product, UsageError, differentiate, generate, verify
-from derive_triplet.derive.verify import c
+from derive_triplet.derive.verify import c, c_library
 
 DTYPES = {"float32", "float64"}
 THOROUGH = ("l2", "softmax-mse")
@@ -52,6 +52,7 @@ def test_thorough_verification_takes_threads_and_sanitizers() -> None:
     report = verify(made(*THOROUGH), thorough=True)
     assert report.passed, str(report)
     assert report.notes == ()
+    assert any(check.regime == "4 of 5003 components" for check in report.checks)
     for name in ("threads, vectors, streams", "sanitizers"):
         assert {check.dtype for check in report.checks if check.name == name} == DTYPES
 
@@ -63,6 +64,13 @@ def test_what_the_compiler_does_not_take_is_left_out_and_named(monkeypatch: pyte
     assert report.passed, str(report)
     assert [note.partition(":")[0].split()[-1] for note in report.notes] == ["-fopenmp", "-fsanitize=address,undefined"]
     assert "sanitizers" not in {check.name for check in report.checks}
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_arrays_begin_with_a_line_of_the_cache(dtype: str) -> None:
+    arrays = [c_library._aligned(size, dtype) for size in range(1, 100)]
+    assert [array.size for array in arrays] == list(range(1, 100))
+    assert {array.ctypes.data % 64 for array in arrays} == {0}
 
 
 def build(product: Product, folder: Path) -> c.Build:
@@ -88,9 +96,11 @@ def test_one_float_type_is_verified_alone() -> None:
 def test_without_a_compiler_it_says_rendered_and_how_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(c.COMPILER_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", "")
-    report = verify(made())
+    report = verify(product := made())
     assert (report.level, report.checks) == ("rendered", ())
     assert "cc, gcc, clang on the PATH" in report.notes[0]
+    with c.methods(product) as (method,):
+        assert method.lacks == report.notes[0]
 
 
 def test_a_compiler_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mpmath
@@ -153,6 +154,25 @@ def test_the_table_has_a_line_per_property_and_a_column_per_float_type() -> None
     assert loss.index("4.5") + 3 == taylor.index("0.001") + 5 == header.index("float64") + 7
     assert detail == "loss, ordinary, float64: row 1, component 0"
     assert verdict == "verification FAILED"
+
+
+def test_numbers_are_to_the_right_in_columns_of_any_width_and_words_to_the_left() -> None:
+    wide = replace(CHECKS[0], worst=-1.25e-100), replace(CHECKS[2], dtype="float32", bound=12345678)
+    _, loss, taylor, _ = str(Report("numpy", "run", wide)).splitlines()
+    assert loss.index("-1.3e-100") + 9 == taylor.index("0.001") + 5
+    assert loss.index("4 ulp") == taylor.index("1.23457e+07 of order 2")
+
+
+def test_only_errors_of_losses_and_gradients_are_accepted_up_to_more() -> None:
+    checks = (
+        *CHECKS,
+        replace(CHECKS[0], name="gradient"),
+        replace(CHECKS[0], unit="numbers"),
+        replace(CHECKS[0], name="w"),
+    )
+    bounds = [check.bound for check in Report("numpy", "run", checks).accepting(5).checks]
+    assert bounds == [5, 5, 0.1, 5, 4, 4]
+    assert Report("numpy", "run", CHECKS).accepting(3).checks == CHECKS
 
 
 def test_a_passed_report_ends_in_its_notes_and_level() -> None:

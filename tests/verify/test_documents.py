@@ -164,6 +164,7 @@ def test_the_pdf_as_made_passes() -> None:
         "bytes of a second run",
         "fonts not embedded",
     }
+    assert {check.regime for check in report.checks if "TeX" in check.name or check.unit == "differ"} == {"tinytex"}
 
 
 @needs_tinytex

@@ -69,13 +69,19 @@ class StandIn(ModuleType):
         super().__init__("cupy")
         self.simulated = ptx.Device()
         self.count = 0
+        self.begun: list[tuple[Any, ...]] = []
         runtime = SimpleNamespace(
             getDeviceCount=lambda: 1,
             getDeviceProperties=lambda _: {"name": b"Stand-in"},
-            deviceSynchronize=lambda: None,
+            deviceSynchronize=self.finish,
             CUDARuntimeError=self.CUDARuntimeError,
         )
         self.cuda = SimpleNamespace(runtime=runtime, function=SimpleNamespace(Module=lambda: _Module(self)))
+
+    def finish(self) -> None:
+        """As late as a GPU may be with what has been launched."""
+        while self.begun:
+            self.simulated.launch(*self.begun.pop(0))
 
     def asarray(self, values: np.ndarray) -> ptx.Buffer:
         self.count += 1
@@ -98,7 +104,7 @@ class _Module:
 
         def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
             assert all(isinstance(argument, ptx.Buffer | np.generic) for argument in arguments)
-            self.stand_in.simulated.launch(program, grid[0], block[0], arguments)
+            self.stand_in.begun.append((program, grid[0], block[0], arguments))
 
         return launch
 
@@ -159,6 +165,14 @@ def test_without_a_driver_there_is_no_gpu(stand_in: StandIn) -> None:
     assert gpu.find() == ""
     stand_in.cuda.runtime.getDeviceCount = lambda: 0
     assert gpu.find() == ""
+
+
+@pytest.mark.parametrize("parameters", [[1.5], [1.5, 2.5]])
+def test_a_structure_is_given_by_its_bytes(parameters: list[float]) -> None:
+    structure = np.array(parameters, "float32")
+    given = gpu._argument(structure)
+    assert isinstance(given, np.generic)
+    assert given.tobytes() == structure.tobytes()
 
 
 def test_a_gpu_holds_whole_batches_and_executes_whole_grids(stand_in: StandIn) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,7 +131,31 @@ def test_usage_is_read_from_the_log_of_ptxas() -> None:
     assert nvrtc._usage("", {}) == ()
 
 
+@needs_nvrtc
+@pytest.mark.parametrize("source", ["", "no source"])
+def test_what_the_compiler_holds_is_given_back(source: str, oldest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    call = nvrtc._call
+    monkeypatch.setattr(nvrtc, "_call", lambda name, *arguments: [called.append(name), call(name, *arguments)])
+    with suppress(nvrtc.NvrtcError):
+        nvrtc.compile_source(source, oldest, [])
+    assert (called[0], called[-1]) == ("nvrtcCreateProgram", "nvrtcDestroyProgram")
+
+
 # ---------------------------------------------------------------- where it is missing
+
+
+def test_the_library_is_looked_for_in_packages_and_then_where_the_system_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "cu13" / "lib").mkdir(parents=True)
+    for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0"):
+        (folder / name).touch()
+    monkeypatch.setattr(nvrtc, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=[str(tmp_path)]))
+    monkeypatch.setattr(nvrtc.ctypes.util, "find_library", lambda _: "libnvrtc.so.12")
+    assert [*nvrtc._candidates()] == [folder / "libnvrtc.so.13", Path("libnvrtc.so.12")]
+    monkeypatch.setattr(nvrtc, "find_spec", lambda _: None)
+    assert [*nvrtc._candidates()] == [Path("libnvrtc.so.12")]
 
 
 def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +171,18 @@ def test_a_library_that_cannot_be_loaded_counts_as_missing(monkeypatch: pytest.M
     broken.write_text("not a library")
     monkeypatch.setattr(nvrtc, "_candidates", lambda: [broken, tmp_path / "absent" / "libnvrtc.so.13"])
     assert nvrtc._library.__wrapped__() is None
+
+
+@pytest.mark.parametrize("complaint", ["", "layer.cu(1): error"])
+def test_where_there_is_only_nvcc_it_compiles_for_all_architectures(
+    complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvrtc, "is_available", lambda: False)
+    monkeypatch.setattr(nvcc, "find", lambda: "nvcc")
+    monkeypatch.setattr(nvcc, "errors", lambda files: complaint)
+    report = verify(generate(differentiate("l2", "hinge"), "cuda"))
+    assert report.level == "compiled (nvcc: all major architectures)"
+    assert [(check.name, check.detail, check.passed) for check in report.checks] == [("nvcc", complaint, not complaint)]
 
 
 def test_without_a_compiler_the_level_is_rendered_and_says_how_to_get_more(monkeypatch: pytest.MonkeyPatch) -> None:

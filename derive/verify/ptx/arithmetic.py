@@ -38,7 +38,7 @@ def to_integral(values: Array, direction: str) -> Array:
 
 def round_to(wide: Array, type_: Type, direction: str = "n") -> Array:
     """float64 values, exact or rounded to odd, as numbers of a narrower type."""
-    name = type_.element.name
+    name = type_.name
     if name == "f64":
         return wide
     if direction == "n" and name != "bf16":

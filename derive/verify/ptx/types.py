@@ -107,7 +107,7 @@ def encode(values: Array, type_: Type, stored: np.dtype[Any]) -> Array:
     if type_.kind == "bf":
         values = (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     if type_.count == 2:
-        values = values.view(np.uint16).reshape(-1, 2).view(np.uint32).reshape(-1)
+        values = values.view(np.uint32).reshape(-1)
     if type_.kind == "pred" or values.itemsize == stored.itemsize:
         return values.view(stored)
     if values.dtype.kind == "f":

@@ -20,6 +20,7 @@ from derive_triplet.derive.verify.caffe.build import ROOT_VARIABLE
 from derive_triplet.derive.verify.caffe.sources import DEBIAN, PYPI, Source, UnavailableError
 
 needs_caffe = pytest.mark.needs("caffe")
+STATE = "--option=Dir::State="
 
 
 @pytest.fixture
@@ -114,6 +115,62 @@ def test_a_cached_build_of_either_source_is_found(source: Source, cache: Path, m
     found = build.find()
     assert found is not None
     assert found.root == root
+
+
+@pytest.mark.parametrize("absent", ["g++", "protoc"])
+def test_without_a_tool_that_a_build_was_made_with_none_is_found(
+    absent: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(build.cached(DEBIAN), *BY_MAKE)
+    monkeypatch.setattr(build.shutil, "which", lambda program: None if program == absent else program)
+    assert build.find() is None
+
+
+def test_what_another_process_has_made_meanwhile_is_kept(tmp_path: Path) -> None:
+    def fill(made: Path) -> None:
+        filled(made, "ours")
+        filled(tmp_path / "root", "theirs")
+
+    build._made_whole(tmp_path / "root", fill)
+    assert [path.name for path in tmp_path.rglob("*")] == ["root", "theirs"]
+    with pytest.raises(FileNotFoundError):
+        build._made_whole(tmp_path / "other", lambda made: None)
+
+
+def test_a_command_says_what_it_prints_or_why_it_fails(tmp_path: Path) -> None:
+    assert sources.run(["sh", "-c", "pwd; echo aside >&2"], tmp_path) == f"{tmp_path}\n"
+    with pytest.raises(UsageError, match=r"^sh, exit status 3: said$"):
+        sources.run(["sh", "-c", "echo said >&2; exit 3"], tmp_path)
+    with pytest.raises(UsageError, match=r"^no-such-program is not on the PATH$"):
+        sources.run(["no-such-program"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("indexed", "mirror"),
+    [
+        ("http://own/debian trixie\nhttp://own/debian bookworm\nhttp://other bookworm\n", "http://own/debian"),
+        ("http://own/ubuntu noble\n", "http://deb.debian.org/debian"),
+    ],
+)
+def test_debian_is_asked_at_the_mirror_of_the_machine_and_with_an_index_of_its_own(
+    indexed: str, mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run(command: list[str], folder: Path) -> str:
+        if command[1] == "indextargets":
+            return indexed
+        (state,) = (Path(word.removeprefix(STATE)) for word in command if word.startswith(STATE))
+        there = {path.relative_to(state).as_posix() for path in state.rglob("*")}
+        assert {"lists/partial", "archives/partial", "status"} <= there
+        (line,) = (state / "sources.list").read_text().splitlines()
+        asked.append((command[0], line.split()[0], line.split()[-3:]))
+        return ""
+
+    monkeypatch.setattr(sources, "run", run)
+    DEBIAN.fetch(tmp_path)
+    assert asked == [("apt-get", "deb-src", [mirror, "bullseye", "main"])] * 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sources_are_unpacked_without_the_folder_around_them_and_without_what_is_stale(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,10 @@ from derive_triplet import (
 )
 from derive_triplet.derive.targets.caffe import layer_type
 from derive_triplet.derive.targets.numpy import load
+from derive_triplet.derive.targets.numpy import runner as numpy_runner
 from derive_triplet.derive.verify.caffe import build, composed, layer, train
 from derive_triplet.derive.verify.caffe.composed import NetRunner
+from derive_triplet.derive.verify.regimes import regimes
 
 OBJECTIVES = [*((*pair, False) for pair in COVER), *((*pair, True) for pair in NORMALIZED)]
 TRAINED = [(*COVER[0], False), (*NORMALIZED[0], True), ("l2-squared", "hinge", False), ("cosine", "softmax-mse", False)]
@@ -234,6 +236,23 @@ def at_distance(d: float, dtype: str) -> Batch:
     """Two triplets whose positive is so far from the anchor, and whose negative is at 2."""
     x = np.zeros((2, 3), dtype)
     return [x, x + np.array([d, 0, 0], dtype), x + np.array([0, 2, 0], dtype)]
+
+
+@pytest.mark.parametrize(("factor", "is_right"), [(1.0, True), (1 + 1e-9, False)])
+def test_normalized_embeddings_are_judged_in_units_of_what_makes_them_shorter(factor: float, is_right: bool) -> None:
+    product = generate(differentiate("l2", "softmax-mse", normalize=True), "numpy")
+    compute, values = numpy_runner(load(product)), {"temperature": 1.0}
+
+    class Net:
+        def run(self, batch: Batch, rows: int) -> tuple[Any, Batch]:
+            losses, gradients = compute(*batch, values)
+            return losses * factor, [gradient * factor for gradient in gradients]
+
+    (regime,) = (r for r in regimes(product.objective, "float64", values) if r.name == "ordinary, n = 7")
+    checks = composed._against_reference(
+        product.objective, cast(NetRunner, Net()), regime, made(normalize=True).facts["layers"], "float64", "float64"
+    )
+    assert {check.name: check.passed for check in checks} == {"loss": is_right, "gradient": is_right}
 
 
 @needs_caffe

@@ -14,11 +14,11 @@ LANE = "mov.u32 %r0, %tid.x; mad.wide.u32 %rd10, %r0, 4, %rd0;"
 STORE = "st.global.u32 [%rd10], %r9;"
 
 
-def lanes(program: ptx.Program, block: int = 32) -> list[int]:
-    """What a kernel stores, one number per thread."""
+def lanes(program: ptx.Program, block: int = 32, grid: int = 1) -> list[int]:
+    """What a kernel stores, one number per thread of a block."""
     device = ptx.Device()
     y = device.empty("y", block, np.uint32)
-    device.launch(program, 1, block, [y])
+    device.launch(program, grid, block, [y])
     return y.array().tolist()
 
 
@@ -48,15 +48,29 @@ def test_threads_may_end_early(kernel: Make) -> None:
     assert lanes(program) == [2] * 4 + [1] * 28
 
 
+@pytest.mark.parametrize(("threads", "warps"), [(40, 2), (20, 1)])
+def test_instructions_are_counted_once_per_warp_that_has_a_thread_there(kernel: Make, threads: int, warps: int) -> None:
+    program = kernel(f"{LANE} setp.ge.u32 %p0, %r0, {threads}; @%p0 bra over; abs.s32 %r1, %r0; over:")
+    launch = ptx.Device().launch(program, 1, 64, [0])
+    assert launch.opcodes["abs.s32"] == threads
+    assert launch.warp_instructions == 2 * (len(program) - 1) + warps
+
+
 def test_a_step_too_many_is_an_endless_kernel(kernel: Make) -> None:
     device = ptx.Device()
     with pytest.raises(ptx.EndlessError, match="still running after 1000 steps"):
         device.launch(kernel("loop: bra loop;"), 1, 32, [0], steps=1000)
 
 
+PLACE = {"ctaid.x": 1, "ctaid.y": 0, "ctaid.z": 2, "tid.x": 4, "tid.y": 1, "tid.z": 2}
+
+
 def test_a_trap_is_reported(kernel: Make) -> None:
-    with pytest.raises(ptx.TrapError, match="block 0, thread 3"):
+    with pytest.raises(ptx.TrapError, match=r"@%p0 trap: block 0, thread 3: the kernel gave up$"):
         ptx.Device().launch(kernel(f"{LANE} setp.eq.u32 %p0, %r0, 3; @%p0 trap;"), 1, 32, [0])
+    one = "".join(f"mov.u32 %r0, %{of}; setp.eq.and.u32 %p0, %r0, {n}, %p0;" for of, n in PLACE.items())
+    with pytest.raises(ptx.TrapError, match=r"block \(1, 0, 2\), thread \(4, 1, 2\): "):
+        ptx.Device().launch(kernel(f"mov.pred %p0, 1; {one} @%p0 trap;"), (2, 2, 3), (5, 2, 3), [0])
 
 
 def test_functions_become_part_of_the_kernel(kernel: Make) -> None:
@@ -153,6 +167,16 @@ def test_a_divergent_shuffle_is_reported(kernel: Make, body: str, message: str) 
     assert "k, line 11: shfl.sync" in str(caught.value)
 
 
+def test_every_warp_shuffles_by_masks_of_its_own(kernel: Make) -> None:
+    halves = "setp.lt.u32 %p0, %r0, 48; selp.b32 %r1, 0xffff, 0xffff0000, %p0;"
+    whole = "setp.lt.u32 %p0, %r0, 32; selp.b32 %r1, -1, %r1, %p0;"
+    shuffle = "shfl.sync.bfly.b32 %r9, %r0, {}, 31, %r1;"
+    program = kernel(f"{LANE} {halves} {whole} {shuffle.format(8)} {STORE}")
+    assert lanes(program, 64) == [n ^ 8 for n in range(64)]
+    with pytest.raises(ptx.DivergenceError, match=r"thread 32: .* from lane 16, which is not in its member mask"):
+        lanes(kernel(f"{LANE} {halves} {whole} {shuffle.format(16)} {STORE}"), 64)
+
+
 def test_lanes_that_have_ended_are_not_waited_for(kernel: Make) -> None:
     program = kernel(
         f"{LANE} mov.u32 %r9, 0; {STORE} setp.gt.u32 %p0, %r0, 20; @%p0 ret;\n"
@@ -183,6 +207,9 @@ def test_lanes_that_end_later_are_no_longer_waited_for(kernel: Make) -> None:
         ("shr.u32 %r1, %r0, 4; match.any.sync.b32 %r9, %r1, -1;", [0xFFFF] * 16 + [0xFFFF0000] * 16),
         ("shr.u32 %r1, %r0, 4; match.all.sync.b32 %r9|%p1, %r1, -1;", [0] * 32),
         ("mov.u32 %r9, %lanemask_lt;", [2**n - 1 for n in range(32)]),
+        ("mov.u32 %r9, %lanemask_le;", [2 ** (n + 1) - 1 for n in range(32)]),
+        ("mov.u32 %r9, %lanemask_eq;", [2**n for n in range(32)]),
+        ("mov.u32 %r9, %lanemask_gt;", [2**32 - 2 ** (n + 1) for n in range(32)]),
         ("mov.u32 %r9, %lanemask_ge;", [2**32 - 2**n for n in range(32)]),
         ("mov.u32 %r9, %laneid;", list(range(32))),
     ],
@@ -209,6 +236,19 @@ def test_a_divergent_barrier_is_reported(kernel: Make, body: str) -> None:
         ptx.Device().launch(kernel(f"{LANE}\n{body}"), 2, 64, [0], blocks=[1])
     assert "k, line 11" in str(caught.value)
     assert "block 1, thread 0: " in str(caught.value)
+
+
+def test_a_block_that_has_ended_is_not_waited_for(kernel: Make) -> None:
+    program = kernel(
+        f"{LANE} mov.u32 %r1, %ctaid.x; setp.eq.u32 %p0, %r1, 0; @%p0 ret; bar.sync 0; mov.u32 %r9, 7; {STORE}"
+    )
+    assert lanes(program, 64, grid=2) == [7] * 64
+
+
+def test_a_kernel_may_begin_with_the_barrier_that_not_all_come_back_to(kernel: Make) -> None:
+    program = kernel("again: bar.sync 0; mov.u32 %r0, %tid.x; setp.lt.u32 %p0, %r0, 40; @%p0 bra again;", 0)
+    with pytest.raises(ptx.DivergenceError, match=r"thread 0: the barrier is not .*: block 0, thread 40 has ended$"):
+        ptx.Device().launch(program, 1, 64, [])
 
 
 def test_barriers_may_reduce(kernel: Make) -> None:

@@ -183,6 +183,9 @@ HALVES = [
         (U32, [0x3C00_3C00]),
     ),
     case("mul.bf16x2 %o, %a, %b;", U32, [0x4080_3F80], (U32, [0x4000_3F80]), (U32, [0x4000_3F80])),
+    # (1 + 9/128)^2 is 1 + 18.6/128, of which 8 digits hold 1 + 19/128
+    case("mul.bf16x2 %o, %a, %b;", U32, [0x3F93_3F80, 0x3F80_3F93], *2 * [(U32, [0x3F89_3F80, 0x3F80_3F89])]),
+    case("ex2.approx.ftz.bf16x2 %o, %a;", U32, [0x4080_3F80], (U32, [0x4000_0000])),
     case("max.bf16x2 %o, %a, %b;", U32, [0x4000_3F80], (U32, [0x4000_BF80]), (U32, [0x3F80_3F80])),
     case("set.eq.f16.f16 %o, %a, %b;", F16, [1, 0], (F16, [2, 2]), (F16, [2, 3])),
     case(
@@ -288,6 +291,7 @@ INTEGERS = [
     case("min.s32 %o, %a, %b;", S32, [-1], (S32, [-1]), (S32, [1])),
     case("min.u32 %o, %a, %b;", U32, [1], (S32, [-1]), (U32, [1])),
     case("max.s64 %o, %a, %b;", S64, [1], (S64, [-1]), (S64, [1])),
+    case("max.s16x2 %o, %a, %b;", U32, [0x0001_FFFF], (U32, [0x0001_FFFE]), (U32, [0xFFFF_FFFF])),
     case("max.u64 %o, %a, %b;", S64, [-1], (S64, [-1]), (S64, [1])),
 ]
 
@@ -425,7 +429,8 @@ CHOICES = [
     case("set.lt.u32.f32 %o, %a, %b;", U32, [2**32 - 1, 0], (F32, [1, 3]), (F32, [2, 2])),
     case("set.ge.f32.s32 %o, %a, %b;", F32, [0, 1], (S32, [1, 3]), (S32, [2, 2])),
     case("slct.u32.s32 %o, %a, %b, %c;", U32, [1, 2], (U32, [1, 1]), (U32, [2, 2]), (S32, [0, -1])),
-    case("slct.f32.f32 %o, %a, %b, %c;", F32, [1, 2, 2], (F32, [1] * 3), (F32, [2] * 3), (F32, [-0.0, -1, NAN])),
+    case("slct.f32.f32 %o, %a, %b, %c;", F32, [1, 2, 2, 2], (F32, [1]), (F32, [2]), (F32, [-0.0, -1, NAN, -p(-130)])),
+    case("slct.ftz.f32.f32 %o, %a, %b, %c;", F32, [1, 2], (F32, [1]), (F32, [2]), (F32, [-p(-130), -p(-126)])),
     *(
         case(f"testp.{name}.f32 %p, %a; selp.u32 %o, 1, 0, %p;", U32, expected, (F32, [1, INF, NAN, p(-140), 0]))
         for name, expected in {
@@ -476,7 +481,11 @@ def test_every_opcode_of_the_table_has_a_value_worked_out_by_hand() -> None:
         ("bra nowhere;", "no label"),
         ("call printf;", "opcode"),
         ("wmma.load.a.sync.aligned.row.m16n16k16.f16 {%r1}, [%rd0], %r2;", "opcode"),
+        ("mov.u32 %r1, %clusterid.x;", "%clusterid.x"),
+        ("max.f32 %f1, %f2, %f3, %f4;", "three operands"),
         ("bar.arrive 0, 64;", ".arrive"),
+        ("bar.sync 0, 64;", "part of a block"),
+        ("bar.red.popc.u32 %r1, 0, 64, %p0;", "part of a block"),
         ("ld.global.weird.f32 %f1, [%rd0];", ".weird"),
         ("ld.global.v2.f32 %f1, [%rd0];", "1 registers for 2"),
     ],

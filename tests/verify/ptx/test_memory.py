@@ -265,11 +265,12 @@ def test_a_value_that_many_read_may_be_overwritten_after_a_barrier_only(kernel: 
 
 def test_of_all_that_read_an_element_none_is_forgotten(kernel: Make) -> None:
     read = "setp.eq.u32 %p0, %r0, {}; @%p0 ld.global.f32 %f0, [%rd0];"
-    body = "mov.u32 %r0, %tid.x; {} {} {} setp.eq.u32 %p0, %r0, 0; @%p0 st.global.f32 [%rd0], 0f00000000;"
-    for other in (5, 40):  # of the same warp, and of another
-        with pytest.raises(ptx.RaceError, match="block 0, thread 0: an element of x that"):
-            launch(kernel(body.format(read.format(other), read.format(0), ""), 2))
-        launch(kernel(body.format(read.format(other), "bar.sync 0;", read.format(0)), 2))
+    body = "mov.u32 %r0, %tid.x; {} {} {} @%p0 st.global.f32 [%rd0], 0f00000000;"
+    for other, writer in ((5, 0), (40, 0), (0, 5), (0, 40)):  # of the same warp, and of another
+        first, last = read.format(other), read.format(writer)
+        with pytest.raises(ptx.RaceError, match=f"block 0, thread {writer}: an element of x that"):
+            launch(kernel(body.format(first, last, ""), 2))
+        launch(kernel(body.format(first, "bar.sync 0;", last), 2))
 
 
 def test_no_barrier_orders_what_another_block_has_read(kernel: Make) -> None:
@@ -319,9 +320,9 @@ def test_atomics_do_not_race_with_each_other(kernel: Make) -> None:
 )
 def test_atomic_operations(kernel: Make, operation: str, expected: np.generic) -> None:
     device = ptx.Device()
-    x = device.buffer("x", np.array([5], expected.dtype))
+    x = device.buffer("x", np.array([5, 7, 7], expected.dtype))
     device.launch(kernel(f"mov.u32 %r0, %tid.x; {operation}"), 1, 3, [x])
-    assert x.array()[0] == expected
+    assert x.array().tolist() == [expected, 7, 7]
 
 
 # ---------------------------------------------------------------- address spaces

@@ -101,6 +101,11 @@ def test_instructions_and_where_they_stood() -> None:
     assert shuffle.text == "shfl.sync.bfly.b32 %r2|%p2, %r1, 0x1f, -1, 0b11"
 
 
+def test_labels_of_a_function_are_its_own_wherever_they_stand() -> None:
+    kernel = parse(".func f(){a: bra a;} .entry k(){call f; call f; ret;}").kernel("k")
+    assert [kernel.labels[one.operands[0].name] for one in kernel.instructions[:2]] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("constant", "type_", "bits"),
     [
@@ -123,6 +128,7 @@ def test_bits_of_constants(constant: Immediate, type_: str, bits: int) -> None:
         (".entry k() {\n .reg .b128 %q<2>;\n}", r"line 2: registers of type '.b128'"),
         (".entry k() {\n mov.u32 %r1, a*b;\n}", r"line 2: the operand 'a\*b'"),
         (".entry k() {\n ld.global.u32 %r1, [%r1+%r2];\n}", r"line 2"),
+        (".entry k() {\n ld.global.u32 %r1, [_];\n}", r"line 2: the address '\[_\]'"),
         (".entry k() {\n ret;", "not closed"),
         (".global .u64 a = b;", "initializer"),
     ],
