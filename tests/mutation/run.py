@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from judges import TESTS
 from mutants import Mutant, sample
-from subjects import KILLED, SURVIVED, TESTS, UNREACHED, Subject, subject
+from subjects import KILLED, SURVIVED, UNREACHED, Subject, subject
 
 _MEMORY = 8 << 30
 _SAID = {SURVIVED: "SURVIVED", UNREACHED: "not reached", None: "late"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mutation import judges
 from mutation.mutants import mutants_of, sample, text_mutants_of
 
 RUN = Path(__file__).with_name("run.py")
@@ -105,3 +106,16 @@ def test_mutants_of_a_template_leave_its_tags_alone() -> None:
 def test_statements_are_known_by_their_lines() -> None:
     (first, *_, last) = mutants_of("if a == (1 +\n 2):\n  b(\n   3 + 3)\n")
     assert (list(first.within), list(last.within)) == ([1, 2], [3, 4])
+
+
+def test_judges_and_what_they_judge_are_there() -> None:
+    root = RUN.parents[2]
+    of_templates = (judge.tests for judge in judges.TEMPLATES.values())
+    tests = {test for tests in (*judges.TESTS.values(), *of_templates) for test in tests}
+    named = {test.removeprefix("--deselect=").partition("::") for test in tests}
+    files = {file: (root / file).read_text(encoding="utf-8") for file, _, _ in named if (root / file).is_file()}
+    assert {file for file, _, _ in named if file not in files and not (root / file).is_dir()} == set()
+    functions = {(file, test.partition("[")[0]) for file, _, test in named if test}
+    assert [(file, test) for file, test in functions if f"def {test}(" not in files[file]] == []
+    assert [module for module in judges.TESTS if not (root / module).is_file()] == []
+    assert [pattern for pattern in judges.TEMPLATES if not any(root.glob(pattern))] == []
