@@ -390,6 +390,29 @@ def test_an_accepted_error_is_a_bound_too(tmp_path: Path) -> None:
     assert "100 ulp" in result.output
 
 
+@pytest.mark.parametrize(
+    ("expression", "norm", "normalize"),
+    [
+        ("d_pos/d_neg", "l2", False),
+        ("d_pos/d_neg", "l2", True),  # pictures come to where the anchor is the negative
+        ("exp(-d_neg/d_pos)", "cosine", False),  # as good as a triplet can be, there is no value
+        ("tanh(d_pos/d_neg)", "l2", True),  # flat where the negative is near
+        ("where(d_pos < d_neg, d_pos/d_neg, 2 - d_neg/d_pos)", "l2", False),
+        ("1/d_neg + d_pos", "l2", False),  # products have a cube below
+        ("max(0, d_pos - d_neg + 1)**1.5", "l2", False),
+    ],
+)
+def test_losses_with_poles_and_steep_ones_have_documents_and_right_code(
+    expression: str, norm: str, normalize: bool
+) -> None:
+    of = Objective(DISTANCES[norm], own_loss(expression, name="odd"), normalize=normalize)
+    derivation = differentiate(of)
+    (document,) = generate(derivation, "latex").files
+    assert ("masked\\_power" in document.text) == ("1.5" in expression)
+    report = verify(generate(derivation, "numpy", dtypes=["float64"]))
+    assert report.passed, str(report)
+
+
 def test_what_is_not_judged_is_told() -> None:
     report = verify(product(own_loss("d_pos / (d_pos + d_neg)", name="ratio"), "l2", "numpy"))
     assert report.passed, str(report)
