@@ -107,7 +107,7 @@ def _checks_of_type(
         checks.append(_gradients_sum_to_zero(runner, ordinary, dtype))
     if objective.of_units:
         checks.append(_gradients_are_orthogonal(objective, runner, ordinary, dtype))
-    checks.append(_reductions(runner, ordinary[-1], dtype))
+    checks.append(_reductions(objective, runner, ordinary[-1], dtype))
     if shapes:
         checks.append(_order(objective, runner, dtype, shapes))
     if dtype == "float64":
@@ -389,8 +389,15 @@ def _size(objective: Objective, dim: int, parameters: Mapping[str, float]) -> fl
     return float(size / max(apart, 1))
 
 
-def _largest_of_rows(gradients: Array) -> Array:
-    """The largest component of the three gradients of each row, to be compared with all of them."""
+def _sizes_of_rows(objective: Objective, regime: Regime, gradients: Array, dtype: str) -> Array:
+    """At which the gradients of a row are judged: that of the largest, for in that of the anchor the others may cancel.
+
+    Where embeddings are normalized that of its terms, of which the part along the embedding is taken away.
+    """
+    if objective.of_units:
+        rows = [cached_reference(objective, regime, row).gradients.values() for row in range(len(regime.x))]
+        terms = [[float(size) for exact in row for size in exact.scale_in(FORMATS[dtype].eps)] for row in rows]
+        return np.asarray([[max(sizes)] for sizes in terms])
     largest: Array = np.max(np.max(np.abs(gradients), axis=0), axis=1)  # NumPy is slow on both axes at once
     return largest[:, None]
 
@@ -399,13 +406,12 @@ def _turned(batch: Array) -> Array:
     return np.ascontiguousarray(np.flip(batch))
 
 
-def _reductions(runner: Runner, regime: Regime, dtype: str) -> Check:
+def _reductions(objective: Objective, runner: Runner, regime: Regime, dtype: str) -> Check:
     """Mean and sum are those of the rows, and the gradients are scaled with them."""
     rows = len(regime.x)
     loss, gradients = runner(*regime.embeddings, regime.parameters)
     rowwise: tuple[Any, Any] = np.sum(loss, dtype=np.float64), np.asarray(gradients, dtype=np.float64)
-    # a row is judged at the size of its largest gradient: in that of the anchor the other two may cancel
-    sizes = np.abs(rowwise[0]), _largest_of_rows(rowwise[1])
+    sizes = np.abs(rowwise[0]), _sizes_of_rows(objective, regime, rowwise[1], dtype)
     worst = 0.0
     for reduction, factor in (("mean", 1 / rows), ("sum", 1.0)):
         reduced = runner(*regime.embeddings, regime.parameters, reduction)
