@@ -367,9 +367,9 @@ def _order(objective: Objective, runner: Runner, dtype: str, shapes: Iterable[tu
     for shape in shapes:
         size = _size(objective, shape[1], parameters)
         x, x_pos = (rounded(random.uniform(-size, size, shape)) for _ in range(2))
-        # the negative is half as far, for a slope may vanish or be infinitely steep where the distances are alike, and
-        # in many dimensions most are
-        x_neg = rounded(x + np.roll(x_pos - x, 1, axis=1) / 2)
+        # the negative is closer, for a slope may vanish or be infinitely steep where the distances are alike, and most
+        # are in many dimensions; and not half as far, where a formula may have a kink
+        x_neg = rounded(x + np.roll(x_pos - x, 1, axis=1) * 0.375)
         loss, gradients = runner(x, x_pos, x_neg, parameters)
         loss_turned, gradients_turned = runner(_turned(x), _turned(x_pos), _turned(x_neg), parameters)
         apart = [np.max(np.abs(a[::-1, ::-1] - b)) for a, b in zip(gradients_turned, gradients, strict=True)]
