@@ -29,7 +29,7 @@ _is_forked = False
 
 
 def _is_worker() -> bool:
-    """Whether `multiprocessing` has made this process; which it has imported then: it takes time."""
+    """Whether `multiprocessing` has made this process, which has imported it then; importing it here takes time."""
     pool = sys.modules.get("multiprocessing.process")
     return pool is not None and pool.parent_process() is not None
 
