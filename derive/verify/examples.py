@@ -45,6 +45,7 @@ def examples(objective: Objective, parameters: Mapping[str, float]) -> tuple[Exa
     ordinary = list(islice(_ordinary(objective, parameters), ROWS))
     a, b, c, d = ordinary
     coincident = [(a[0], a[0], a[2]), (b[0], b[1], b[0]), (c[0], c[0], c[0]), d]
+    coincident = [row if _has_value(objective, row, parameters) else d for row in coincident]
     found = [
         _example(objective, "Ordinary", parameters, ordinary),
         _example(objective, "Coincident", parameters, coincident),
@@ -63,6 +64,13 @@ def _ordinary(objective: Objective, parameters: Mapping[str, float]) -> Iterator
         pair = (x, x_pos, x_neg), (x, x_neg, x_pos)
         if attempt >= _ATTEMPTS or all(_is_away_from_kinks(objective, triplet, parameters) for triplet in pair):
             yield from pair
+
+
+def _has_value(objective: Objective, triplet: Triplet, parameters: Mapping[str, float]) -> bool:
+    embeddings = [[mpmath.mpf(c) for c in embedding] for embedding in triplet]
+    d_pos, d_neg, *others = distances_of(objective, embeddings, parameters)
+    loci = (singularity.locus for singularity in objective.loss.undefined)
+    return all(locus_value(objective.loss, locus, d_pos, d_neg, parameters, *others) != 0 for locus in loci)
 
 
 def _is_away_from_kinks(objective: Objective, triplet: Triplet, parameters: Mapping[str, float]) -> bool:

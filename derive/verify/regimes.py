@@ -13,7 +13,7 @@ import mpmath
 import numpy as np
 import numpy.typing as npt
 
-from ..catalogue import PAIRS, Loss, Objective
+from ..catalogue import PAIRS, Objective
 from ..formats import FORMATS
 from ..highprecision import (
     distance_of,
@@ -121,7 +121,7 @@ def is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> boo
         return True
     with mpmath.workdps(400):
         distances = _distances(objective, [embedding[row] for embedding in regime.embeddings], regime.parameters)
-        return _is_on_one_side(objective.loss, distances, regime.parameters, FORMATS[FORMATS[dtype].computed_in].eps)
+        return _is_on_one_side(objective, distances, regime.parameters, FORMATS[FORMATS[dtype].computed_in].eps)
 
 
 def _is_own(objective: Objective) -> bool:
@@ -149,19 +149,22 @@ def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bo
             return False
         if largest_part(loss, d_pos, d_neg, parameters, *others) ** 2 > computed.largest:
             return False
-        return regime.name == "on the kink" or _is_on_one_side(loss, (d_pos, d_neg, *others), parameters, computed.eps)
+        distances = d_pos, d_neg, *others
+        return regime.name == "on the kink" or _is_on_one_side(objective, distances, parameters, computed.eps)
 
 
-def _is_on_one_side(loss: Loss, distances: Sequence[Any], parameters: Mapping[str, float], eps: float) -> bool:
-    """Whether distances that are rounded are on the same side of every kink."""
-    if not has_pieces(loss):
+def _is_on_one_side(
+    objective: Objective, distances: Sequence[Any], parameters: Mapping[str, float], eps: float
+) -> bool:
+    """Whether distances that are rounded, and those of units that are, are on the same side of every kink."""
+    if not has_pieces(objective.loss):
         return True
     found = set()
     for signs in product((1, -1), repeat=len(distances)):
         if signs[0] != signs[1]:
-            rounded = (d * (1 + sign * 8 * mpmath.mpf(eps)) for d, sign in zip(distances, signs, strict=True))
-            d_pos, d_neg, *others = rounded
-            found.add(pieces(loss, d_pos, d_neg, parameters, *others))
+            sizes = (sign * (d + objective.of_units) for d, sign in zip(distances, signs, strict=True))
+            d_pos, d_neg, *others = (d + 8 * mpmath.mpf(eps) * size for d, size in zip(distances, sizes, strict=True))
+            found.add(pieces(objective.loss, d_pos, d_neg, parameters, *others))
     return len(found) == 1
 
 
@@ -251,7 +254,7 @@ def _regimes(
     # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
     nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
     distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
-    if _is_on_one_side(objective.loss, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
+    if _is_on_one_side(objective, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
     # whether many components that are alike, and not 0, add to a distance, while those that are 0 do not
     adds_up = not (objective.of_units or takes_maxima(objective) or depends_on_zeros(objective))

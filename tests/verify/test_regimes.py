@@ -6,9 +6,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from derive_triplet import objective
+from derive_triplet import DISTANCES, Objective, objective, own_loss
 from derive_triplet.derive.highprecision import distance_between
-from derive_triplet.derive.verify.regimes import TIES, Regime, regimes
+from derive_triplet.derive.verify.regimes import TIES, Regime, regimes, unjudged
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2, 0.25, 0.3125, 1.0])
@@ -58,3 +58,11 @@ def test_all_components_of_long_rows_count_where_they_add_up(norm: str, adds_up:
     long = found["4 of 64 components"]
     assert long.copies == (60 if adds_up else 0)
     assert np.all(long.x_pos != 0) == adds_up
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_kink_that_is_as_far_as_units_are_rounded_is_not_judged(normalize: bool) -> None:
+    """Raw distances of coincident points are 0, and equal; those of their units may be off, and so on either side."""
+    apart = Objective(DISTANCES["l2"], own_loss("abs(d_pos - d_neg)", name="apart"), normalize=normalize)
+    left_out = unjudged(apart, ["float32"], {})
+    assert ("collapsed, x = x_pos = x_neg (float32)" in left_out) == normalize

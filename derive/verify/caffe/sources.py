@@ -25,7 +25,7 @@ LIBRARY = (
     *(
         f"layers/{name}_layer"
         for name in (
-            *("absval", "accuracy", "argmax", "base_conv", "base_data", "batch_norm", "bias", "concat"),
+            *("absval", "accuracy", "argmax", "base_conv", "base_data", "batch_norm", "bias", "bnll", "concat"),
             *("contrastive_loss", "conv", "deconv", "dropout", "dummy_data", "eltwise", "elu", "euclidean_loss", "exp"),
             *("flatten", "hinge_loss", "inner_product", "input", "log", "loss", "lrn", "memory_data", "mvn", "neuron"),
             *("parameter", "pooling", "power", "prelu", "reduction", "relu", "reshape", "scale", "sigmoid"),

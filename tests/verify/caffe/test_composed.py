@@ -26,6 +26,7 @@ from derive_triplet import (
     Singularity,
     differentiate,
     generate,
+    own_loss,
     verify,
 )
 from derive_triplet.derive.targets.caffe import layer_type
@@ -123,11 +124,13 @@ CONTRASTIVE = Loss("contrastive", "", "d_pos + max(0, margin - d_neg)", "made up
 SQUARES = Loss("squares", "", "d_pos**2 / 2 + max(0, margin - d_neg)**2 / 2", "made up", (MARGIN,))
 RATIO = Loss("ratio", "", "d_pos**2 / (1 + d_neg)", "made up")
 BUMP = Loss("bump", "", "d_pos * exp(-d_neg / 4) + 1", "made up")
+SOFT = own_loss("log(1 + exp((d_pos - d_neg)/tau))", {"tau": "0.5:>0"}, name="soft")
 OWN = [
     Objective(L2, RATIO),
     Objective(SQUARED, CONTRASTIVE),
     Objective(L2, SQUARES),
     Objective(SQUARED, BUMP),
+    Objective(L2, SOFT),
     Objective(SCALED, LOSSES["softmax-mse"]),
     Objective(LOGARITHM, LOSSES["softmax-nll"]),
     Objective(CITYBLOCK, LOSSES["hinge"]),
