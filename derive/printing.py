@@ -155,7 +155,7 @@ class ShortLines(InfixPrinter):
 
     def lines(self, name: str, value: sp.Expr, last: str = "") -> list[tuple[str, str]]:
         """Assignments that make `value` of a name step by step; of the last one `last` is the name, if it is given."""
-        from sympy import Symbol
+        from sympy import Mul, Symbol
 
         from .functions import product, quotient
 
@@ -167,12 +167,12 @@ class ShortLines(InfixPrinter):
             return [*self.lines(name, inner), (last, self(value.func(so_far, factor)))]
         if value.is_Mul:
             total = max((factor for factor in value.args if factor.is_Add), key=lambda a: len(self(a)), default=None)
-            _, below = value.as_numer_denom()
-            inner = total if total is not None and 2 * len(self(total)) > self.room else value * below
+            _, _, below = _taken_apart(value)  # SymPy would take exponentials apart as well
+            inner = total if total is not None and 2 * len(self(total)) > self.room else Mul(value, *below)
             if inner != value:
                 return [*self.lines(name, inner), (last, self(value / inner * so_far))]
-            *_, factor = _factors(value)
-            return [*self.lines(name, value / factor), (last, self(factor * so_far))]
+            *others, factor = _factors(value)  # a quotient of exponentials would not become shorter
+            return [*self.lines(name, Mul(*others)), (last, self(factor * so_far))]
         if not value.is_Add:
             return [(last, self(value))]
         texts: list[str] = []

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from derive_triplet.derive.functions import masked_ratio, positive_part, sigmoid, softplus, step
-from derive_triplet.derive.printing import InfixPrinter, TextPrinter
+from derive_triplet.derive.printing import InfixPrinter, ShortLines, TextPrinter
 from derive_triplet.derive.symbols import i, k, n, x, y
 from derive_triplet.derive.targets.cpp import CppPrinter
 from derive_triplet.derive.targets.numpy import NumpyPrinter
@@ -269,3 +269,23 @@ def test_what_a_printer_does_not_know_it_refuses(printer: type[InfixPrinter]) ->
 def test_numbers_stand_before_names_and_these_before_sums() -> None:
     assert TextPrinter()((A + B) * C * 2) == "2*c*(a + b)"
     assert TextPrinter()(sp.Mul((A + B), C, 2, evaluate=False)) == "2*c*(a + b)"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        2 * (B * C - A) * sp.exp(A**2 - B**2) * sp.exp(B**2 - C**2),
+        (A - B) * sp.exp(C**2 - A**2) / (sp.sqrt(1 + A**4) * (A + B + C)),
+    ],
+    ids=["exponentials", "a quotient with a root"],
+)
+def test_long_products_are_computed_step_by_step_and_keep_their_value(value: sp.Expr) -> None:
+    class Short(ShortLines):
+        room = 30
+
+    lines = Short().lines("result", value)
+    assert 2 <= len(lines) < 12
+    scope = {"sqrt": np.sqrt, "exp": np.exp, "pow": pow, "a": 0.5, "b": 0.75, "c": 1.25}
+    for name, text in lines:
+        scope[name] = eval(text, {}, scope)
+    assert np.isclose(scope["result"], float(value.subs({A: 0.5, B: 0.75, C: 1.25})), rtol=1e-14)
