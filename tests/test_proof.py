@@ -472,7 +472,7 @@ BY_NAME = {
         "concave} kink",
         r"\operatorname{sign}",
     ),
-    "lp": ("At $x = x^{+}$", "$p$ is the \\emph{p}, a number of at least 1", "convex} kink", "concave} kink"),
+    "lp": ("At $x = x^{+}$", "Here $p$ is a number of at least 1", "convex} kink", "concave} kink"),
     "linf": (
         "Danskin's theorem",
         r"For $x \neq y$, $|x_{k} - y_{k}| $ is largest$ \text{ for } \text{one } k$",
