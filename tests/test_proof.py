@@ -516,7 +516,8 @@ BY_NAME = {
 def lacking(text: str, objective: Objective) -> list[str]:
     wanted = [rf"\section{{{title}}}" for title in SECTIONS]
     wanted += [*ALWAYS, *BY_NAME[objective.distance.name], *BY_NAME[objective.loss.name]]
-    wanted += [rf"\emph{{{parameter.name}}}" for parameter in objective.parameters]
+    # one that is called like its symbol is that
+    wanted += [rf"\emph{{{p.name}}}" if len(p.name) > 1 else f"Here ${p.name}$" for p in objective.parameters]
     wanted += OF_PAIRS if objective.distance.name in ("l2", "l2-squared") else ()
     wanted += OF_NORMALIZED if objective.of_units else OF_RAW
     wanted += OF_UNITS_BY_CHOICE if objective.normalize else ()
