@@ -19,6 +19,7 @@ components that are the largest.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import mpmath
@@ -254,10 +255,7 @@ class _Forward(Rates):
         rest = expr * sp.Mul(*below)
         if not below or rest.free_symbols & self.scales:
             return expr
-        found: sp.Expr = rest if len(below) == 1 else self._name(name, rest)
-        for scale in below:
-            found = quotient(found, scale)
-        return found
+        return reduce(quotient, below, rest if len(below) == 1 else self._name(name, rest))
 
     def _taken_apart(self, value: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
         """The value of a map as (1/norm, scale that is multiplied last, the rest), 1 for what there is not."""

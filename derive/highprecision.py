@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import pairwise
@@ -265,14 +264,10 @@ def largest_part(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, An
     Exponentials are not, for stable forms do not compute them.
     """
     values = _scalars(loss, (d_pos, d_neg, *others), parameters)
-
-    def sizes() -> Iterator[Any]:
-        for text in _texts_without_exponentials(loss):
-            # what has no value is part of what is not selected
-            with suppress(ArithmeticError, ValueError, TypeError):
-                yield abs(_part(loss, text).read(_algebra(0), values))
-
-    return max(d_pos, d_neg, *others, *sizes())
+    texts = _texts_without_exponentials(loss)
+    parts = (if_defined(partial(_part(loss, text).read, _algebra(0), values)) for text in texts)
+    # what has no value is part of what is not selected
+    return max(abs(part) for part in (d_pos, d_neg, *others, *parts) if part is not None)
 
 
 @cache
@@ -322,6 +317,26 @@ def resolved(value: Callable[[], Any]) -> Any:
     return found
 
 
+def distances_at(
+    objective: Objective, triplet: Iterable[Iterable[Any]], parameters: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """`distances_of` embeddings that are floats."""
+    return distances_of(objective, [[mpmath.mpf(float(c)) for c in embedding] for embedding in triplet], parameters)
+
+
+def if_defined(value: Callable[[], Any]) -> Any:
+    """A value, and None where a formula has none, as 1/0 has not, nor an order of complex numbers."""
+    try:
+        return value()
+    except (ArithmeticError, ValueError, TypeError):
+        return None
+
+
+def has_value(loss: Loss, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> bool:
+    """Whether distances are none of those at which a loss is said to have no value."""
+    return all(locus_value(loss, of.locus, d_pos, d_neg, parameters, *others) != 0 for of in loss.undefined)
+
+
 def locus_value(loss: Loss, locus: str, d_pos: Any, d_neg: Any, parameters: Mapping[str, Any], *others: Any) -> Any:
     """A loss's singular locus as a function of its distances; its zeros are the singular points."""
     return loss.parse(locus).read(_algebra(0), _scalars(loss, (d_pos, d_neg, *others), parameters))
@@ -339,11 +354,9 @@ def zeros(loss: Loss, locus: str, parameters: Mapping[str, Any]) -> Iterator[tup
     formula, others = loss.parse(locus), (mpmath.mpf(3),) * len(loss.distances[2:])
 
     def value(d_pos: Any, d_neg: Any) -> Any:
-        try:
-            found = formula.read(_algebra(0), _scalars(loss, (d_pos, d_neg, *others), parameters))
-            return found if isinstance(found, mpmath.mpf) else mpmath.nan
-        except (ArithmeticError, ValueError, TypeError):  # it may not exist everywhere
-            return mpmath.nan
+        scalars = _scalars(loss, (d_pos, d_neg, *others), parameters)
+        found = if_defined(partial(formula.read, _algebra(0), scalars))
+        return found if isinstance(found, mpmath.mpf) else mpmath.nan
 
     for fixed in sorted(DISTANCES[1:], key=lambda distance: abs(distance - 1)):
         yield from ((root, fixed, *others) for root in _roots(partial(_swapped, value, fixed)))

@@ -11,7 +11,7 @@ from typing import Any
 import mpmath
 
 from .catalogue import LOSSES, PAIRS, Objective
-from .highprecision import distance_between, loss_value
+from .highprecision import distance_between, if_defined, loss_value
 
 _DELTAS = [step / 4 for step in range(-24, 25)]  # what is plotted: delta from -6 to 6
 _FAR = 10  # d_neg, at which all these deltas are possible
@@ -90,13 +90,13 @@ def _descent(objective: Objective, at: tuple[float, float], parameters: Mapping[
     loss, own = objective.loss, objective.of_metric(parameters)
     around = (_distance_around(objective.metric, own, at, PAIRS[which]) for which in loss.distances)
     with mpmath.workdps(_DIGITS):
-        try:
-            left, right, below, above = (
+        sides = if_defined(
+            lambda: [
                 loss_value(loss, d_pos, d_neg, parameters, *others)
                 for d_pos, d_neg, *others in zip(*around, strict=True)
-            )
-        except (ArithmeticError, ValueError):
-            return 0.0, 0.0
+            ]
+        )
+        left, right, below, above = sides or [mpmath.mpf(0)] * 4
         return float((left - right) / (2 * _H)), float((below - above) / (2 * _H))
 
 

@@ -15,7 +15,7 @@ from . import symbols
 from .catalogue import PAIRS, Loss, Objective, Singularity
 from .errors import StepError
 from .functions import step
-from .highprecision import distance_value, loss_value, objective_value, zeros
+from .highprecision import distance_value, if_defined, loss_value, objective_value, zeros
 from .symbols import EMBEDDINGS
 
 S, _Q = (sp.Symbol(name, positive=True) for name in "sq")
@@ -149,10 +149,7 @@ def _kinks_at(objective: Objective, singularity: Singularity) -> Iterator[Kink]:
             vectors = {**dict.fromkeys(EMBEDDINGS, near), first: anchor, second: beside(t)}
             return objective_value(objective, **vectors, parameters={})
 
-        try:
-            convex = _is_convex(along)
-        except (ArithmeticError, ValueError):  # the loss has no value there, which its own singularities say
-            continue
+        convex = if_defined(partial(_is_convex, along))  # where the loss has no value, its own singularities say so
         if convex is not None:
             names = {"x": first, "y": second}
             if objective.of_units:

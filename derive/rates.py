@@ -104,9 +104,8 @@ class Rates:
 
     def _in_turn(self, value: sp.Mul) -> sp.Expr:
         """a/b^3 as ((a/b)/b)/b: the power leaves the range of a type long before the quotient does."""
-        bases = {f: f.base for f in value.args if f.is_Pow and f.base in self.values and f.exp.is_Integer}
-        powers = [power for power, base in bases.items() if power.exp <= -3 and base not in self.scales]
-        below = (bases[power] for power in powers for _ in range(-int(power.exp)))
+        powers = [f for f in value.args if f.is_Pow and f.base in self.values and f.exp.is_Integer and f.exp <= -3]
+        below = (power.base for power in powers for _ in range(-int(power.exp)))
         return reduce(quotient, below, value / sp.Mul(*powers))
 
     def _rate(self, symbol: sp.Symbol) -> sp.Expr:

@@ -14,7 +14,7 @@ from .catalogue import Objective
 from .differentiate import Derivation
 from .errors import StepError
 from .evaluate import Point, evaluate
-from .highprecision import loss_value
+from .highprecision import if_defined, loss_value
 from .latex import EMBEDDINGS, number
 from .symbols import k
 from .verify.reference import reference
@@ -81,8 +81,6 @@ def least_on_units(objective: Objective, farthest: sp.Expr, parameters: Mapping[
     Nor is there anything for a loss without a value there.
     """
     with mpmath.workdps(_SATURATED_DIGITS):
-        try:
-            value = loss_value(objective.loss, mpmath.mpf(0), evaluate(farthest, Point(1)), parameters)
-        except (ArithmeticError, ValueError):
-            return ""
+        reached = evaluate(farthest, Point(1))
+        value = if_defined(lambda: loss_value(objective.loss, mpmath.mpf(0), reached, parameters))
         return number(value, 4) if value else ""

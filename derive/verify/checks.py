@@ -13,7 +13,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..formats import FORMATS, FloatFormat
-from ..highprecision import distance_between, distances_of
+from ..highprecision import distance_between, distances_at
 from . import ahead
 from .reference import Exact, Reference, reference
 from .regimes import Array, Regime, regimes
@@ -209,8 +209,8 @@ def _against_reference(objective: Objective, runner: Runner, regime: Regime, dty
 
 def point(objective: Objective, regime: Regime, row: int) -> str:
     """The distances and parameters of a row, for people."""
-    rows = [[mpmath.mpf(float(c)) for c in embedding[row]] for embedding in regime.embeddings]
-    distances = zip(objective.loss.distances, distances_of(objective, rows, regime.parameters), strict=True)
+    triplet = [embedding[row] for embedding in regime.embeddings]
+    distances = zip(objective.loss.distances, distances_at(objective, triplet, regime.parameters), strict=True)
     values = {**dict(distances), **{name: mpmath.mpf(value) for name, value in regime.parameters.items()}}
     return ", ".join(f"{name} = {mpmath.nstr(value, 6)}" for name, value in values.items())
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..catalogue import Objective
 from ..formats import FORMATS
-from ..highprecision import distances_of, loss_value
+from ..highprecision import distances_at, loss_value
 from . import ahead
 from .checks import BOUND, EMBEDDINGS, is_worse, ulps
 from .products import Product, product
@@ -145,9 +145,8 @@ def _is_a_matter_of_form(objective: Objective, case: Case) -> bool:
 
     Then it may have second derivatives where the distance has none, if that cancels: d^2 has, and d*d, masked, has not.
     """
-    rows = [[mpmath.mpf(float(c)) for c in row] for row in case.embeddings]
     with mpmath.workdps(80):
-        distances, h = distances_of(objective, rows, case.parameters), mpmath.mpf(10) ** -30
+        distances, h = distances_at(objective, case.embeddings, case.parameters), mpmath.mpf(10) ** -30
         for at in (at for at, distance in enumerate(distances) if distance == 0):
             moved = [distance + h * (at == other) for other, distance in enumerate(distances)]
             here, ahead = (

@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 
 from ..catalogue import Objective
-from ..highprecision import distances_of, locus_value
+from ..highprecision import distances_at, has_value, locus_value
 from .reference import values
 
 ROWS, DIM = 4, 6
@@ -67,15 +67,12 @@ def _ordinary(objective: Objective, parameters: Mapping[str, float]) -> Iterator
 
 
 def _has_value(objective: Objective, triplet: Triplet, parameters: Mapping[str, float]) -> bool:
-    embeddings = [[mpmath.mpf(c) for c in embedding] for embedding in triplet]
-    d_pos, d_neg, *others = distances_of(objective, embeddings, parameters)
-    loci = (singularity.locus for singularity in objective.loss.undefined)
-    return all(locus_value(objective.loss, locus, d_pos, d_neg, parameters, *others) != 0 for locus in loci)
+    d_pos, d_neg, *others = distances_at(objective, triplet, parameters)
+    return has_value(objective.loss, d_pos, d_neg, parameters, *others)
 
 
 def _is_away_from_kinks(objective: Objective, triplet: Triplet, parameters: Mapping[str, float]) -> bool:
-    embeddings = [[mpmath.mpf(c) for c in embedding] for embedding in triplet]
-    d_pos, d_neg, *others = distances_of(objective, embeddings, parameters)
+    d_pos, d_neg, *others = distances_at(objective, triplet, parameters)
     loci = (kink.locus for kink in objective.loss.singularities)
     return all(abs(locus_value(objective.loss, locus, d_pos, d_neg, parameters, *others)) > _AWAY for locus in loci)
 

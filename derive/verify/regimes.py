@@ -18,8 +18,9 @@ from ..formats import FORMATS
 from ..highprecision import (
     distance_of,
     distance_value,
-    distances_of,
+    distances_at,
     has_pieces,
+    has_value,
     largest_part,
     locus_value,
     maxima,
@@ -120,7 +121,7 @@ def is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> boo
     if regime.name == "on the kink" or not has_pieces(objective.loss):  # without distances, which take long
         return True
     with mpmath.workdps(400):
-        distances = _distances(objective, [embedding[row] for embedding in regime.embeddings], regime.parameters)
+        distances = distances_at(objective, [embedding[row] for embedding in regime.embeddings], regime.parameters)
         return _is_on_one_side(objective, distances, regime.parameters, FORMATS[FORMATS[dtype].computed_in].eps)
 
 
@@ -131,21 +132,13 @@ def _is_own(objective: Objective) -> bool:
     return bool(objective.loss.source or objective.loss.undefined or len(objective.loss.distances) > 2)
 
 
-def _distances(
-    objective: Objective, row: Sequence[Sequence[float]], parameters: Mapping[str, float]
-) -> tuple[Any, ...]:
-    """The distances of a triplet of embeddings, at the current mpmath precision."""
-    embeddings = [[mpmath.mpf(float(component)) for component in embedding] for embedding in row]
-    return distances_of(objective, embeddings, parameters)
-
-
 def _is_judged(objective: Objective, regime: Regime, row: int, dtype: str) -> bool:
     """Whether accuracy means something at a row of a regime."""
     loss, parameters = objective.loss, regime.parameters
     computed = FORMATS[FORMATS[dtype].computed_in]
     with mpmath.workdps(400):
-        d_pos, d_neg, *others = _distances(objective, [e[row] for e in regime.embeddings], parameters)
-        if any(locus_value(loss, of.locus, d_pos, d_neg, parameters, *others) == 0 for of in loss.undefined):
+        d_pos, d_neg, *others = distances_at(objective, [e[row] for e in regime.embeddings], parameters)
+        if not has_value(loss, d_pos, d_neg, parameters, *others):
             return False
         if largest_part(loss, d_pos, d_neg, parameters, *others) ** 2 > computed.largest:
             return False
@@ -253,7 +246,7 @@ def _regimes(
         )
     # permuting one of two vectors does not change how far they are apart if the components of the other are all equal
     nearly = regime("nearly equal distances", 1 + 1e-6 * x[:1], other[:1], np.roll(other[:1], 1, axis=1))
-    distances = _distances(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
+    distances = distances_at(objective, [embedding[0] for embedding in nearly.embeddings], parameters)
     if _is_on_one_side(objective, distances, parameters, FORMATS[FORMATS[dtype].computed_in].eps):
         yield nearly
     # whether many components that are alike, and not 0, add to a distance, while those that are 0 do not
@@ -263,7 +256,7 @@ def _regimes(
         if adds_up:
             small = regime("many subnormal squares", *_many_small(dtype))
             with mpmath.workdps(60):
-                d_pos, d_neg, *_ = _distances(objective, [row[0] for row in small.embeddings], parameters)
+                d_pos, d_neg, *_ = distances_at(objective, [row[0] for row in small.embeddings], parameters)
             if min(d_pos, d_neg) >= FORMATS[FORMATS[dtype].computed_in].tiny:  # else rounding all of them is allowed
                 far_ones.append(replace(small, columns=(0,), copies=small.x.size - 1))
         yield from (made for made in far_ones if not _is_beside_a_kink(objective, made, dtype))
@@ -307,7 +300,7 @@ def _is_beside_a_kink(objective: Objective, regime: Regime, dtype: str) -> bool:
     """Whether a row is nearer to a kink of the loss than the type can tell: distances of 1e-60 beside a margin of 0."""
     least = FORMATS[FORMATS[dtype].computed_in].tiny
     for rows in zip(*regime.embeddings, strict=True) if objective.loss.singularities else ():
-        d_pos, d_neg, *others = _distances(objective, rows, regime.parameters)
+        d_pos, d_neg, *others = distances_at(objective, rows, regime.parameters)
         for singularity in objective.loss.singularities:
             locus = locus_value(objective.loss, singularity.locus, d_pos, d_neg, regime.parameters, *others)
             if 0 < abs(locus) < least:
@@ -352,7 +345,7 @@ def _degree(objective: Objective) -> float:
 def parameters_on_the_kinks(objective: Objective, parameters: Mapping[str, float]) -> Iterator[dict[str, float]]:
     """For each kink of the loss, a parameter that puts `ON_THE_KINK` exactly on it, without rounding."""
     with mpmath.workdps(60):
-        d_pos, d_neg, *others = _distances(objective, ON_THE_KINK[objective.of_units], parameters)
+        d_pos, d_neg, *others = distances_at(objective, ON_THE_KINK[objective.of_units], parameters)
     for singularity in objective.loss.singularities:
         for parameter in objective.loss.parameters:
 
